@@ -1,0 +1,96 @@
+"""A task: an environment, perhaps a dataset, and what a return is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from segue.errors import ConfigError, DataError
+from segue.tasks.dataset import Dataset
+
+if TYPE_CHECKING:
+    from segue.tasks.environment import Environment
+    from segue.types import Spec
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Returns that count as 0 and as 100."""
+
+    name: str
+    minimum: float
+    maximum: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.minimum) and math.isfinite(self.maximum) and self.minimum < self.maximum):
+            raise ConfigError(
+                f"reference {self.name!r} runs from {self.minimum} to {self.maximum}; "
+                "both must be finite, the first below the second"
+            )
+
+    def score(self, return_: float) -> float:
+        """``100 (return - minimum) / (maximum - minimum)``."""
+        return 100.0 * (return_ - self.minimum) / (self.maximum - self.minimum)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a run is about. Two tasks are the same if their ``source`` is."""
+
+    name: str
+    family: str  # key of the presets: "point-wall", "locomotion", "custom"
+    source: dict[str, Any]  # JSON-able: `from_source` makes the task again from it
+    make_env: Callable[[], Environment]
+    load_dataset: Callable[[], Dataset] | None
+    reference: Reference | None
+    replayable: bool  # whether a seed and the actions lead back into the middle of an episode
+    obs_dim: int
+    act_dim: int
+    horizon: int | None = None  # steps
+    terminates: Callable[[Any, Any, Any], Any] | None = None  # (obs, action, next_obs) -> bool, on arrays of jnp
+
+    @property
+    def spec(self) -> Spec:
+        """What a learner must know of the task."""
+        from segue.types import Spec
+
+        return Spec(self.obs_dim, self.act_dim, self.horizon, self.terminates)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The offline data, loaded once. Raises ``ConfigError`` if there are none, ``DataError`` if they do not fit."""
+        if self.load_dataset is None:
+            raise ConfigError(f"task {self.name!r} has no dataset; name a task with data (`segue list`) or give a file")
+        dataset = self.load_dataset()
+        for what, data, env in (
+            ("observations", dataset.obs_dim, self.obs_dim),
+            ("actions", dataset.act_dim, self.act_dim),
+        ):
+            if data != env:
+                raise DataError(
+                    f"{what} of the dataset {dataset.name!r} have {data} entries, and those of the environment of "
+                    f"{self.name!r} have {env}; give the environment that the data were recorded in"
+                )
+        return dataset
+
+    @cached_property
+    def score_reference(self) -> Reference | None:
+        """The task's reference, else the range of the dataset's episode returns, else (or if that is a point) None."""
+        if self.reference is not None:
+            return self.reference
+        if self.load_dataset is None:
+            return None
+        low, high = float(self.dataset.returns.min()), float(self.dataset.returns.max())
+        return Reference("dataset return range", low, high) if low < high else None
+
+    @property
+    def score_name(self) -> str:
+        """What `score` measures against: the name of the reference, or "return" for the bare return."""
+        return "return" if self.score_reference is None else self.score_reference.name
+
+    def score(self, return_: float) -> float:
+        """The return of an episode on the scale that `score_name` names."""
+        return float(return_) if self.score_reference is None else self.score_reference.score(float(return_))
