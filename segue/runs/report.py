@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -442,6 +443,10 @@ def arms(records: Iterable[RunRecord]) -> list[Arm]:
     return made
 
 
+def _short_verdict(summary: Summary) -> str:
+    return {"safe": "safe", "dropp": "not safe", "not j": "not judged"}[verdict(summary)[:5].strip()]
+
+
 def arm_verdict(arm: Arm) -> str:
     """Whether the hand-over was safe for every seed, in words; else the deepest drop of all and how it ended."""
     judged = [s for s in arm.summaries if not verdict(s).startswith("not judged")]
@@ -495,7 +500,6 @@ QUANTITIES = (
         ",.0f",
     ),
     Quantity("final_score", "final", "greedy score at the last evaluation", ".1f"),
-    Quantity("best_score", "best", "highest greedy score of all evaluations; optimistic by its choice", ".1f"),
     Quantity(
         "regret",
         "regret",
@@ -561,14 +565,16 @@ def _lines(arms: Sequence[Arm]) -> tuple[list[Quantity], list[list[_Line]]]:
                 f"{arm.label}\n{arm.task}" if i == 0 else "",
                 str(s.seed),
                 tuple(_cell(_value(s, q.field), q.form) for q in shown),
-                verdict(s) if s.finished else f"{verdict(s)}; {s.status}",
+                _short_verdict(s) if s.finished else f"{_short_verdict(s)}\n{s.status}",
                 False,
             )
             for i, s in enumerate(arm.summaries)
         ]
-        groups.append([*group, _mean_line("", {arm.task: arm.summaries}, shown, arm_verdict(arm))])
+        safe = sum(_short_verdict(s) == "safe" for s in arm.summaries)
+        note = f"{safe} of {len(arm.summaries)} safe"
+        groups.append([*group, _mean_line("", {arm.task: arm.summaries}, shown, note)])
     across = [
-        _mean_line(f"{method}\n{len(strata)} tasks", strata, shown, "over all tasks and seeds")
+        _mean_line(f"{method}\n{len(strata)} tasks", strata, shown, "all tasks and seeds")
         for method, strata in overall(arms).items()
     ]
     return shown, [*groups, across] if across else groups
@@ -585,7 +591,7 @@ def _mean_line(head: str, strata: Mapping[str, Sequence[Summary]], shown: Sequen
             text += f"\n{found.seeds} of {found.of} seeds"
         cells.append(text)
     if any(len(summaries) == 1 for summaries in strata.values()):
-        note += "; 1 seed: no interval" if len(strata) == 1 else "; a task with 1 seed: no interval"
+        note += "\n1 seed: no interval" if len(strata) == 1 else "\na task with 1 seed: no interval"
     return _Line(head, "IQM", tuple(cells), note, True)
 
 
@@ -612,13 +618,14 @@ def table(arms: Sequence[Arm]) -> Table:
         title="Scores in points; recovery in environment steps",
         caption="IQM: interquartile mean with 95 % stratified bootstrap interval. Safe: never more than "
         f"max({POINTS:.0f} points, {SHARE:.0%} of the offline score) below the offline score.",
-        show_lines=False,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    made.add_column("method, task", overflow="fold")
+    made.add_column("method, task", overflow="fold", min_width=12)
     made.add_column("seed", justify="right", no_wrap=True)
     for quantity in shown:
         made.add_column(quantity.heading, justify="right")
-    made.add_column("hand-over was")
+    made.add_column("verdict")
     for group in groups:
         for i, line in enumerate(group):
             style = "bold" if line.is_mean else ""
@@ -751,12 +758,13 @@ def _handle(**look: Any) -> Any:
     return Line2D([], [], **look)
 
 
-def _phase_axis(axes: Axes, members: Sequence[Arm]) -> None:
+def _phase_axis(axes: Axes, members: Sequence[Arm], only_after: bool = False) -> None:
     """The x axis of a run: phases named above it, the hand-over marked at 0, a readable share for both sides of it."""
     from matplotlib.ticker import MaxNLocator
 
     records = [arm.records[0] for arm in members]
     left, right = min(r.starts()[0] for r in records), max(r.starts()[-1] for r in records)
+    left = max(left, 0) if only_after and right > 0 else left
     ratio = 1.0
     if left < 0 < right and not 0.4 <= -left / right <= 2.5:
         ratio = (0.4 if -left < right else 1.0) * right / -left
@@ -780,24 +788,28 @@ def _phase_axis(axes: Axes, members: Sequence[Arm]) -> None:
 
     above = axes.get_xaxis_transform()
     for x in sorted({start for r in records for start in r.starts()[1:-1]} - {0}):
-        axes.axvline(x, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
-    if online:
-        axes.axvline(0, color="black", linewidth=1.4)
-        axes.text(0, 1.075, "hand-over", transform=above, ha="center", va="bottom", fontweight="bold", fontsize=10)
+        if x > left:
+            axes.axvline(x, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1.5)
     layouts = {tuple((p["name"], p["steps"]) for p in r.phases) for r in records}
-    if len(layouts) == 1:
-        _name_phases(axes, records[0], ratio)
+    names_fit = len(layouts) == 1 and _name_phases(axes, records[0], ratio, left)
+    if online:
+        axes.axvline(0, color="black", linewidth=1.4, zorder=1.5)
+        height = 1.075 if names_fit else 1.01
+        axes.text(0, height, "hand-over", transform=above, ha="center", va="bottom", fontweight="bold", fontsize=10)
 
 
-def _name_phases(axes: Axes, record: RunRecord, ratio: float) -> None:
-    """Each phase's name above its stretch of the axis, where it has room."""
-    starts = _stretch(np.array(record.starts(), dtype=np.float64), ratio)
+def _name_phases(axes: Axes, record: RunRecord, ratio: float, left: float) -> bool:
+    """Each phase's name above its stretch of the axis from ``left`` on, where it has room; whether any has."""
+    starts = _stretch(np.maximum(record.starts(), left), ratio)
+    named = False
     for phase, start, end in zip(record.phases, starts, starts[1:], strict=False):
         name, share = _short(phase["name"], 24), (end - start) / (starts[-1] - starts[0] or 1.0)
-        if share * 90 < len(name):  # about 90 characters fit over the axis
+        if share * 90 < len(name) or end <= start:  # about 90 characters fit over the axis
             continue
         centre = float(_stretch(np.array((start + end) / 2), 1.0 / ratio))
         axes.text(centre, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom", color=GREY)
+        named = True
+    return named
 
 
 def _stretch(x: NDArray[np.float64], ratio: float) -> NDArray[np.float64]:
@@ -822,7 +834,7 @@ def _draw_episodes(figure: Figure, members: Sequence[Arm]) -> None:
         for record in arm.records:
             starts = record.starts()
             x, y = _points((starts[i] + row["step"], row["return"]) for i, row in record.of("episode"))
-            axes.plot(x, y, ".", markersize=3, alpha=0.25, color=look["color"], markeredgewidth=0)
+            axes.plot(x, y, "o", markersize=2.5, alpha=0.35, color=look["color"], markeredgewidth=0)
             pooled.append((x, y))
         x, y = (np.concatenate(part) for part in zip(*pooled, strict=True))
         if x.size:
@@ -831,7 +843,7 @@ def _draw_episodes(figure: Figure, members: Sequence[Arm]) -> None:
             inside = [(x[place == b].mean(), y[place == b].mean()) for b in range(bins) if (place == b).any()]
             axes.plot(*_points(inside), linewidth=2.2, **look)
     axes.set_ylabel("return of training episodes")
-    _phase_axis(axes, members)
+    _phase_axis(axes, members, only_after=True)
     handles, labels = (
         [_handle(linewidth=2.4, **_look(i)) for i in range(len(members))],
         [_plain(a.label) for a in members],
@@ -872,8 +884,11 @@ def _draw_metrics(figure: Figure, members: Sequence[Arm], keys: Sequence[str]) -
         is_wide = values.size > 0 and values.min() > 0 and values.max() > 1e3 * values.min()
         if is_wide:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+            axes.yaxis.set_minor_formatter(lambda *_: "")
         axes.set_title(_short(key, 36) + (" (log)" if is_wide else ""), fontsize=11)
-        axes.axvline(0, color="black", linewidth=1.0)
+        if any(arm.records[0].handover is not None for arm in members):
+            axes.axvline(0, color="black", linewidth=1.0, zorder=1.5)
         axes.locator_params(axis="x", nbins=5)
         axes.xaxis.set_major_formatter(lambda x, _: _thousands(x))
         axes.tick_params(labelsize=9)
@@ -896,7 +911,8 @@ h3 { font-size: 1.05rem; margin-top: 1.8rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; white-space: pre-line; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-td:first-child { max-width: 16rem; overflow-wrap: anywhere; } td:last-child { min-width: 14rem; }
+td:first-child { min-width: 9rem; max-width: 18rem; overflow-wrap: anywhere; } td:last-child { min-width: 8rem; }
+td:not(:first-child):not(:last-child) { white-space: pre; }
 thead th { border-bottom: 2px solid #888; } tr.mean td { font-weight: 600; background: #f4f6f8; }
 tbody + tbody { border-top: 1px solid #bbb; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; } figcaption, .note { color: #444; font-size: .9rem; }
@@ -961,8 +977,7 @@ def _verdicts(arms: Sequence[Arm]) -> str:
         words = arm_verdict(arm)
         colour = "good" if words.startswith("safe") else "bad" if words.startswith("dropped") else "note"
         items.append(
-            f"<li><b>{_safe(arm.label)}</b> on <b>{_safe(arm.task)}</b>: the hand-over was "
-            f'<b class="{colour}">{_safe(words)}</b>.</li>'
+            f'<li><b>{_safe(arm.label)}</b> on <b>{_safe(arm.task)}</b>: <b class="{colour}">{_safe(words)}</b>.</li>'
         )
     rule = (
         f"Safe: the greedy score was never more than max({POINTS:.0f} points, {SHARE:.0%} of the offline score) "
@@ -973,7 +988,7 @@ def _verdicts(arms: Sequence[Arm]) -> str:
 
 def _html_table(arms: Sequence[Arm]) -> str:
     shown, groups = _lines(arms)
-    heads = ["method, task", "seed", *(q.heading for q in shown), "hand-over was"]
+    heads = ["method, task", "seed", *(q.heading for q in shown), "verdict"]
     bodies = []
     for group in groups:
         rows = (
@@ -1009,7 +1024,7 @@ def _pictures(task: str, members: Sequence[Arm]) -> Iterator[str]:
     records = [record for arm in members for record in arm.records]
     if any(True for record in records for _ in record.of("evaluation", "greedy")):
         source = _picture(lambda figure: _draw_curves(figure, members), 10, 5.2)
-        yield _figure("Learning curve", source, f"Greedy score of {task} along the run ({seeds}).{spread}")
+        yield _figure("Learning curve", source, f"Greedy score of {task} along the run ({seeds}).{spread}{_BOUNDARIES}")
     else:
         yield '<p class="note">No evaluation has been logged.</p>'
     if any(True for record in records for _ in record.of("episode")):
@@ -1022,10 +1037,15 @@ def _pictures(task: str, members: Sequence[Arm]) -> Iterator[str]:
     if keys:
         height = 2.5 * math.ceil(len(keys) / 3) + 0.5
         source = _picture(lambda figure: _draw_metrics(figure, members, keys), 10 if len(keys) > 1 else 5, height)
-        caption = "Training metrics, one line a seed; vertical line: the hand-over."
+        caption = "Training metrics, one line a seed."
+        if any(record.handover is not None for record in records):
+            caption += " Vertical line: the hand-over."
         if left_out:
             caption += f" {len(left_out)} more in metrics.jsonl: {', '.join(left_out)}."
         yield _figure("Training metrics", source, caption)
+
+
+_BOUNDARIES = " Vertical lines: the hand-over and, dashed, other boundaries of phases."
 
 
 def _figure(title: str, source: str, caption: str) -> str:
@@ -1098,8 +1118,9 @@ def report(paths: Sequence[Path | str], html: Path | str | None, console: Consol
         raise CheckpointError("no directory to report; give run directories or folders of them: segue report DIR...")
     found = arms(read_run(run) for run in find_runs(paths))
     console.print(table(found))
+    console.print("Was the hand-over safe?")
     for arm in found:
-        console.print(Text(_plain(f"{arm.label} on {arm.task}: the hand-over was {arm_verdict(arm)}")))
+        console.print(Text(_plain(f"  {arm.label} on {arm.task}: {arm_verdict(arm)}")))
     target = Path(paths[0]) / "report.html" if html is None else Path(html)
     write_html(found, target)
     console.print(Text(_plain(f"page: {target}")), soft_wrap=True)
