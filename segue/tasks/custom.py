@@ -73,8 +73,8 @@ def _probe(make: Callable[[], Any], env: str) -> Environment:
     try:
         parameters = inspect.signature(made.reset).parameters.values()
     except (TypeError, ValueError):  # written in another language
-        parameters = ()
-    if parameters and not any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in parameters):
+        parameters = None
+    if parameters is not None and not any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in parameters):
         raise ConfigError(f"environment {env!r}: reset takes no `seed`; segue needs Gymnasium's reset(seed=...)")
     try:
         door.reset(seed=0)
@@ -137,6 +137,7 @@ def _factory(env: str) -> Callable[[], Any]:
     is_env_class = inspect.isclass(factory) and hasattr(factory, "reset") and hasattr(factory, "step")
     if not (is_env_class or (inspect.isfunction(factory) and factory.__module__ == module_name)):
         raise ConfigError(
-            f"environment {env!r}: {attribute!r} is neither a class with reset and step nor a function of {module_name!r}"
+            f"environment {env!r}: {attribute!r} is neither a class with reset and step "
+            f"nor a function of {module_name!r}"
         )
     return factory

@@ -74,13 +74,13 @@ class Environment:
         if a.shape != (self.act_dim,):
             raise ConfigError(f"{self.name}: an action has shape {a.shape}, and the task takes ({self.act_dim},)")
         a = np.maximum(np.minimum(a, 1.0), -1.0)
-        if math.isnan(a.sum()):
+        if math.isnan(sum(a.tolist())):  # clipped, so no infinity is left
             raise Diverged(f"{self.name}: the policy gave an action with NaN: {a.tolist()}")
         if not self._unit:
             a = self.action_low + (a.astype(np.float64) + 1.0) * self._half
             a = np.maximum(np.minimum(a, self.action_high), self.action_low)
         if self._action_dtype is not None:
-            a = a.astype(self._action_dtype)
+            a = a.astype(self._action_dtype, copy=False)
         try:
             result = self._env.step(a.reshape(self._action_shape))
         except Exception as error:

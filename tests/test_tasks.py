@@ -1,0 +1,654 @@
+"""Tasks: the door, the point wall, locomotion from synthetic policies, tasks of one's own."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import gymnasium
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict, Discrete
+from safetensors.numpy import save_file
+
+from segue import tasks
+from segue.errors import ConfigError, DataError, Diverged, EnvironmentFault
+from segue.tasks import locomotion, point_wall
+from segue.tasks.custom import custom_task
+from segue.tasks.dataset import dataset_from_arrays, read, write_npz
+from segue.tasks.environment import Environment
+from segue.tasks.point_wall import PointWall, crosses_wall
+from segue.tasks.task import Reference, Task
+
+# --- the door
+
+
+class Fake(gymnasium.Env):
+    """Three observations, two actions in [0, 4] x [-1, 1]; `result` overrides what step returns."""
+
+    observation_space = Box(-np.inf, np.inf, (3,))
+    action_space = Box(np.array([0, -1], np.float32), np.array([4, 1], np.float32))
+
+    def __init__(self, result=None, first=None):
+        self.result, self.first = result, first
+        self.shared = np.zeros(3)
+        self.actions, self.seeds, self.closed = [], [], False
+
+    def reset(self, *, seed=None, options=None):
+        self.seeds.append(seed)
+        return (self.shared if self.first is None else self.first), {}
+
+    def step(self, action):
+        self.actions.append(action)
+        if isinstance(self.result, Exception):
+            raise self.result
+        self.shared += 1
+        return (self.shared, 1.5, False, True, {"a": 1}) if self.result is None else self.result
+
+    def close(self):
+        self.closed = True
+
+
+def test_door_scales_clips_and_copies():
+    fake = Fake()
+    env = Environment(fake, "fake")
+    assert (env.obs_dim, env.act_dim, env.horizon) == (3, 2, None)
+    first = env.reset(7)
+    assert fake.seeds == [7]
+    assert first.dtype == np.float32
+    one = env.step(np.array([0.5, 0.5]))
+    two = env.step(np.array([-9.0, 9.0]))
+    np.testing.assert_allclose(fake.actions, [[3, 0.5], [0, 1]])
+    assert fake.actions[0].dtype == np.float32
+    assert first.tolist() == [0, 0, 0]
+    assert one.obs.tolist() == [1, 1, 1]
+    assert two.obs.tolist() == [2, 2, 2]
+    assert one[1:] == (1.5, False, True, {"a": 1})
+    env.close()
+    assert fake.closed
+
+
+def test_door_calls_a_cut_at_a_terminal_row_terminal():
+    step = Environment(Fake((np.zeros(3), 0, True, True, {})), "f").step(np.zeros(2))
+    assert step.terminal
+    assert not step.timeout
+
+
+def test_door_flattens_dicts_in_sorted_order():
+    fake = Fake(first={"b": np.array([3.0]), "a": np.array([1.0, 2.0])})
+    fake.observation_space = Dict({"b": Box(-9, 9, (1,)), "a": Box(-9, 9, (2,))})
+    env = Environment(fake, "dict")
+    assert env.obs_dim == 3
+    assert env.reset(0).tolist() == [1, 2, 3]
+    fake.first = {"a": np.zeros(2)}
+    with pytest.raises(EnvironmentFault, match="lacks 'b'"):
+        env.reset(0)
+    fake.first = {"a": np.zeros(2), "b": np.zeros(2)}
+    with pytest.raises(EnvironmentFault, match=r"under 'b' of reset has shape \(2,\)"):
+        env.reset(0)
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ({"action_space": Discrete(3)}, "Discrete; segue takes continuous actions"),
+        ({"action_space": Box(-np.inf, 1, (2,))}, "bounds of action 0 are"),
+        ({"action_space": Box(-1, 1, (2, 2))}, "vectors of floats"),
+        ({"observation_space": Box(0, 255, (8, 8, 3), np.uint8)}, "not images"),
+        ({"observation_space": Discrete(4)}, "Box or a flat Dict of Box"),
+        ({"observation_space": Dict({"a": Dict({"b": Box(0, 1)})})}, "under 'a' is Dict"),
+    ],
+)
+def test_door_refuses_spaces(space, words):
+    fake = Fake()
+    for key, value in space.items():
+        setattr(fake, key, value)
+    with pytest.raises(ConfigError, match=words) as error:
+        Environment(fake, "odd")
+    assert str(error.value).startswith("odd")
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (RuntimeError("the motor burnt"), "step raised RuntimeError: the motor burnt"),
+        ((np.array([0, np.nan, 0]), 0.0, False, False, {}), "entry 1 of the observation of step is nan"),
+        ((np.array([0, 0, np.inf]), 0.0, False, False, {}), "entry 2 .* is inf"),
+        ((np.zeros(4), 0.0, False, False, {}), r"shape \(4,\), and its space says \(3,\)"),
+        (("three", 0.0, False, False, {}), "is str"),
+        ((np.zeros(3), np.nan, False, False, {}), "the reward is nan"),
+        ((np.zeros(3), None, False, False, {}), "the reward is NoneType, not a number"),
+        ((np.zeros(3), 0.0, np.zeros(2), False, {}), "single booleans"),
+        ((np.zeros(3), 0.0, False, False, None), "info is NoneType"),
+        ((np.zeros(3), 0.0, False, {}), "a tuple of 4, not"),
+    ],
+)
+def test_door_reports_faults(result, words):
+    env = Environment(Fake(result), "faulty")
+    env.reset(0)
+    with pytest.raises(EnvironmentFault, match=words) as error:
+        env.step(np.zeros(2))
+    assert str(error.value).startswith("faulty")
+
+
+def test_door_on_reset_and_on_bad_actions():
+    fake = Fake()
+    env = Environment(fake, "fake")
+    with pytest.raises(Diverged, match="NaN"):
+        env.step(np.array([np.nan, 0]))
+    with pytest.raises(ConfigError, match=r"shape \(3,\), and the task takes \(2,\)"):
+        env.step(np.zeros(3))
+    env.step(np.array([np.inf, -np.inf]))
+    assert fake.actions[-1].tolist() == [4, -1]
+    fake.reset = lambda **_: np.zeros(3)
+    with pytest.raises(EnvironmentFault, match="reset returned ndarray"):
+        env.reset(0)
+    with pytest.raises(ConfigError, match="has no `observation_space`"):
+        Environment(object(), "nothing")
+
+
+def test_horizon_comes_from_the_spec():
+    env = Environment(gymnasium.make("Pendulum-v1"), "pendulum")
+    assert env.horizon == 200
+    assert env.obs_dim == 3
+    env.reset(0)
+    steps = [env.step(np.zeros(1)) for _ in range(200)]
+    assert [s.timeout for s in steps] == [False] * 199 + [True]
+    assert not any(s.terminal for s in steps)
+
+
+# --- the point wall
+
+
+@pytest.mark.parametrize(
+    ("move", "crosses"),
+    [
+        ((0.49, 0.5, 0.51, 0.5), True),
+        ((0.51, 0.5, 0.49, 0.5), True),
+        ((0.49, 0.5, 0.5, 0.5), True),  # would stand on it
+        ((0.49, 0.09, 0.51, 0.09), False),  # under
+        ((0.49, 1.21, 0.51, 1.21), False),  # over
+        ((0.49, 0.09, 0.51, 0.13), True),  # at x = 0.5 the height is 0.11
+        ((0.49, 0.05, 0.51, 0.13), False),  # 0.09
+        ((0.4, 0.5, 0.43, 0.5), False),
+        ((0.5, 1.21, 0.5, 1.19), True),  # down along its plane
+        ((0.5, 1.21, 0.53, 1.18), False),  # leaves from above
+    ],
+)
+def test_crossing(move, crosses):
+    assert crosses_wall(*move) is crosses
+
+
+def test_point_wall_refuses_to_cross_and_stops_at_the_limit():
+    env = PointWall()
+    first = env.reset(3)
+    assert np.abs(first - [0, 0.5]).max() <= 0.02
+    assert (first == env.reset(3)).all()
+    assert (first != env.reset(4)).any()
+    xs = []
+    for t in range(150):
+        step = env.step(np.array([1.0, 0.0]))
+        xs.append(step.obs[0])
+        assert step.reward == 0
+        assert not step.terminal
+        assert step.timeout == (t == 149)
+        assert ("episode" in step.info) == (t == 149)
+    assert xs[1] - xs[0] == pytest.approx(point_wall.REACH, abs=1e-6)
+    assert 0.5 - point_wall.REACH < max(xs) < 0.5
+    assert xs[-1] == xs[-2]
+    assert step.info["episode"]["success"] == 0
+    assert step.info["episode"]["path_length"] == pytest.approx(xs[-1] - (xs[0] - point_wall.REACH), abs=1e-5)
+    with pytest.raises(ConfigError, match="call reset"):
+        env.step(np.zeros(2))
+    env.reset(0)
+    with pytest.raises(Diverged):
+        env.step(np.array([0, np.nan]))
+    with pytest.raises(ConfigError, match=r"\(3,\)"):
+        env.step(np.zeros(3))
+
+
+def test_point_wall_pays_at_the_goal_and_clips_to_the_room():
+    env = PointWall(0.05)
+    env.reset(0)
+    env._move_to(0.93, 0.15)
+    step = env.step(np.array([1.0, 0.0]))  # 0.965: 0.035 from the goal
+    assert step.terminal
+    assert step.reward == 1
+    assert not step.timeout
+    assert step.info["episode"]["success"] == 1
+    strict = PointWall(0.01)
+    strict.reset(0)
+    strict._move_to(0.93, 0.15)
+    assert not strict.step(np.array([1.0, 0.0])).terminal
+    env.reset(0)
+    env._move_to(-0.24, -0.24)
+    np.testing.assert_allclose(env.step(np.array([-1.0, -1.0])).obs, [-0.25, -0.25])
+    env._move_to(0, 0.5)
+    np.testing.assert_allclose(env.step(np.array([5.0, -5.0])).obs, [0.035355, 0.464645], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["point-wall", "point-wall-strict"])
+def test_point_wall_data(name):
+    task = tasks.get(name)
+    data = task.dataset
+    assert data.hash == tasks.make_dataset(name).hash
+    assert data is task.dataset
+    assert len(data.starts) == 100
+    assert data.terminal.sum() == 100
+    assert not data.timeout.any()
+    assert (data.returns == 1).all()
+    across = np.abs(data.obs[:, 0] - 0.5) < 0.02
+    assert across.sum() > 50
+    assert data.obs[across, 1].min() > 1.2
+    assert 0.9999 < np.abs(data.action).max() <= np.float32(1 - 1e-5)
+    noise = data.action[data.step == 3] - np.float32(0.9999)
+    assert noise.max() <= 1e-4
+    assert noise.min() < -0.05
+    ended = np.asarray(task.terminates(jnp.array(data.obs), jnp.array(data.action), jnp.array(data.next_obs)))
+    assert (ended == data.terminal).all()
+    # the environment replays its own data
+    env = task.make_env()
+    for i in range(1, 60):
+        env.reset(0)
+        env._move_to(*data.obs[i].tolist())
+        np.testing.assert_array_equal(env.step(data.action[i]).obs, data.next_obs[i])
+    assert task.score(1.0) == 100
+    assert task.score(0.25) == 25
+    assert task.score_name == "success rate"
+    assert task.spec.obs_dim == 2
+    assert task.spec.horizon == 150
+    assert task.spec.terminates is task.terminates
+
+
+# --- locomotion
+
+
+@pytest.fixture
+def hopper(tmp_path, monkeypatch):
+    """Hopper, and a file of small random policies; the bias of each level's mean tells it from the others."""
+    pytest.importorskip("mujoco")
+    monkeypatch.setenv("SEGUE_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "hopper.safetensors"
+    save_file(arrays(), path, metadata={"record": json.dumps({"trained": 5})})
+    return locomotion.BODIES["hopper"], path
+
+
+def arrays(seed=0, log_std=-5.0):
+    rng = np.random.default_rng(seed)
+    made = {}
+    means = {"medium": 0.25, "expert": -0.25, "replay-0": 0.5, "replay-1": -0.5, "replay-10": 1.0}
+    for level, mean in means.items():
+        for i, (n, m) in enumerate([(11, 8), (8, 8), (8, 6)]):
+            made[f"{level}/layer{i}/weight"] = (0.01 * rng.normal(size=(n, m))).astype(np.float16)
+            made[f"{level}/layer{i}/bias"] = np.zeros(m, np.float16)
+        made[f"{level}/layer2/bias"] = np.array([mean] * 3 + [log_std] * 3, np.float16)
+    return made
+
+
+def test_behaviours(hopper):
+    _, path = hopper
+    read_ = locomotion.read_behaviours(path, 11, 3)
+    assert read_.ladder == ["replay-0", "replay-1", "replay-10"]
+    assert read_.record == {"trained": 5}
+    net = [(np.full((2, 2), 0.5), np.array([0.0, -9.0])), (np.eye(2), np.zeros(2)), (np.eye(2), np.array([0.5, 1.0]))]
+    # hidden relu([1, -8]) = [1, 0]; mean 1.5, log std 1
+    action = locomotion._policy(net, np.array([1, 1], np.float32), np.array([-0.2]))
+    np.testing.assert_allclose(action, [np.tanh(1.5 - 0.2 * np.e)])
+    wide = [*net[:2], (np.eye(2), np.array([0.0, 50.0]))]
+    np.testing.assert_allclose(locomotion._policy(wide, np.zeros(2), np.array([1e-2])), [np.tanh(0.01 * np.exp(2))])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"medium/layer1/bias": None}, "'medium/layer1/bias' is missing"),
+        ({"medium/layer0/weight": np.zeros((11, 8), np.float32)}, "'medium/layer0/weight' must be finite float16"),
+        ({"medium/layer1/bias": np.full(8, np.nan, np.float16)}, "'medium/layer1/bias' must be finite"),
+        ({"medium/layer1/weight": np.zeros((7, 8), np.float16)}, r"'medium/layer1' has weight \(7, 8\)"),
+        ({"medium/layer3/bias": np.zeros(8, np.float16)}, "unknown array 'medium/layer3/bias'"),
+        ({"best/layer0/bias": np.zeros(8, np.float16)}, "unknown level 'best'"),
+    ],
+)
+def test_bad_behaviours(tmp_path, change, words):
+    made = {key: value for key, value in {**arrays(), **change}.items() if value is not None}
+    save_file(made, tmp_path / "b.safetensors")
+    with pytest.raises(DataError, match=words) as error:
+        locomotion.read_behaviours(tmp_path / "b.safetensors", 11, 3)
+    assert "b.safetensors" in str(error.value)
+
+
+def test_behaviour_files_that_are_none(tmp_path, hopper):
+    body, path = hopper
+    with pytest.raises(DataError, match="no such file of behaviour policies"):
+        locomotion.roll_out(body, "medium", 10, tmp_path / "absent.safetensors")
+    (tmp_path / "text").write_text("{}")
+    with pytest.raises(DataError, match="cannot be read as safetensors"):
+        locomotion.roll_out(body, "medium", 10, tmp_path / "text")
+    save_file({k: v for k, v in arrays().items() if k.startswith("medium")}, tmp_path / "half")
+    for level, missing in (("medium-expert", "expert"), ("medium-replay", "replay-0"), ("expert", "expert")):
+        with pytest.raises(DataError, match=f"level '{missing}' is missing; there are: medium"):
+            locomotion.roll_out(body, level, 10, tmp_path / "half")
+    with pytest.raises(ConfigError, match="did you mean 'expert'"):
+        locomotion.roll_out(body, "expret", 10, path)
+    with pytest.raises(ConfigError, match="the least is 4"):
+        locomotion.roll_out(body, "random", 3)
+
+
+def test_roll_out(hopper):
+    body, path = hopper
+    seen = []
+    data = {
+        level: locomotion.roll_out(body, level, 300, path, lambda d, t: seen.append((d, t)))
+        for level in locomotion.LEVELS
+    }
+    assert seen == [(300, 300)] * 5
+    assert len({d.hash for d in data.values()}) == 5
+    for level, d in data.items():
+        assert d.size == 300
+        assert d.name == f"segue/hopper/{level}-v0"
+        assert (d.action * 4096 == np.rint(d.action * 4096)).all()
+        assert np.abs(d.action).max() < 1
+        ended = np.asarray(body.terminates(jnp.array(d.obs), jnp.array(d.action), jnp.array(d.next_obs)))
+        assert (ended == d.terminal).all()
+        assert d.terminal.sum() > 3
+        assert d.terminal[-1] or d.timeout[-1]
+        assert "unflagged_ends" not in d.info
+        assert d.info["mujoco"]
+        assert locomotion.roll_out(body, level, 300, path).hash == d.hash
+
+    def means(d, rows=slice(None)):
+        return d.action[rows].mean(axis=1)
+
+    t = np.tanh
+    np.testing.assert_allclose(means(data["medium"]), t(0.25), atol=0.05)
+    both = data["medium-expert"]
+    np.testing.assert_allclose(means(both, slice(0, 150)), t(0.25), atol=0.05)
+    np.testing.assert_allclose(means(both, slice(150, 300)), t(-0.25), atol=0.05)
+    assert both.terminal[149] or both.timeout[149]
+    replay = data["medium-replay"]
+    levels = np.round(means(replay, replay.starts), 1)
+    assert set(levels) <= set(np.float32([0.5, -0.5, 0.8]))
+    assert len(set(levels)) == 3
+    for start, length in zip(replay.starts, replay.lengths, strict=True):
+        assert np.ptp(means(replay, slice(start, start + length))) < 0.1  # one policy per episode
+    assert np.std(data["random"].action) == pytest.approx(3**-0.5, abs=0.03)
+
+
+def test_hopper_terminates_by_hand():
+    ends = locomotion.BODIES["hopper"].terminates
+    obs = np.zeros((6, 11))
+    obs[:, 0] = [1.2, 0.69, 1.2, 1.2, 1.2, np.nan]
+    obs[2, 1], obs[3, 1], obs[4, 7] = 0.21, -0.21, 100
+    assert np.asarray(ends(None, None, jnp.array(obs))).tolist() == [False, True, True, True, True, True]
+
+
+def test_cache(hopper, monkeypatch):
+    body, path = hopper
+    said, rolls = [], Counter()
+    roll_out = locomotion.roll_out
+
+    def counted(*args, **kwargs):
+        rolls["n"] += 1
+        return roll_out(*args, **kwargs)
+
+    monkeypatch.setattr(locomotion, "roll_out", counted)
+
+    def get(**kwargs):
+        return locomotion.cached(body, "medium", 60, path, message=said.append, **kwargs)
+
+    first = get()
+    file = locomotion.cache_folder() / "datasets" / "segue" / "hopper" / "medium-v0.npz"
+    manifest = file.with_suffix(".json")
+    assert file.is_file()
+    assert json.loads(manifest.read_text())["hash"] == first.hash
+    again = get()
+    assert again.hash == first.hash
+    assert again.info == first.info
+    assert rolls["n"] == 1
+    assert not said
+    get(force=True)
+    assert rolls["n"] == 2
+    assert not said
+
+    # other policies: made again, and said
+    save_file(arrays(seed=1), path)
+    changed = get()
+    assert changed.hash != first.hash
+    assert rolls["n"] == 3
+    assert len(said) == 1
+    assert "behaviours was" in said[0]
+    assert "made again" in said[0]
+
+    # rows changed behind the manifest's back
+    write_npz(first, file)
+    with pytest.raises(DataError, match="segue data make hopper-medium --force") as error:
+        get()
+    assert file.name in str(error.value)
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(DataError, match="segue data make hopper-medium --force"):
+        get()
+    assert get(force=True).hash == changed.hash
+    manifest.write_text("{")
+    with pytest.raises(DataError, match=r"not a manifest.*--force"):
+        get()
+    manifest.unlink()
+    assert get().hash == changed.hash
+    assert "manifest medium-v0.json is missing" in said[-1]
+    with pytest.warns(UserWarning, match="rows was 60 and is now 50"):
+        locomotion.cached(body, "medium", 50, path)
+
+
+def test_published_checksum(hopper, monkeypatch):
+    body, path = hopper
+    said = []
+    monkeypatch.setattr(locomotion, "ROWS", 20)
+    monkeypatch.setattr(locomotion, "CHECKSUMS", {"segue/hopper/medium-v0": "0" * 64})
+    monkeypatch.setattr(locomotion, "CHECKSUM_VERSIONS", {"mujoco": "1.2.3"})
+    data = locomotion.cached(body, "medium", 20, path, message=said.append)
+    assert len(said) == 1
+    assert f"mujoco {data.info['mujoco']}" in said[0]
+    assert "mujoco 1.2.3" in said[0]
+    monkeypatch.setattr(locomotion, "CHECKSUMS", {"segue/hopper/medium-v0": data.hash})
+    locomotion.cached(body, "medium", 20, path, message=said.append)
+    assert len(said) == 1
+
+
+@pytest.mark.usefixtures("hopper")
+def test_hopper_task(monkeypatch):
+    task = tasks.get("hopper")
+    env = task.make_env()
+    assert (env.obs_dim, env.act_dim, env.horizon) == (task.obs_dim, task.act_dim, task.horizon) == (11, 3, 1000)
+    first = env.reset(5)
+    trail = [env.step(np.full(3, 0.1)).obs for _ in range(5)]
+    env.reset(5)
+    np.testing.assert_array_equal(trail, [env.step(np.full(3, 0.1)).obs for _ in range(5)])  # replayable
+    assert task.replayable
+    assert first.shape == (11,)
+    assert task.score(3234.3) == 100
+    assert task.score(-20.272305) == 0
+    assert task.score_name == "D4RL hopper"
+    with pytest.raises(ConfigError, match="'hopper' has no dataset"):
+        _ = task.dataset
+    with pytest.raises(ConfigError, match="hopper-medium"):
+        tasks.make_dataset("hopper", force=True)
+    monkeypatch.setattr(locomotion, "ROWS", 20)
+    monkeypatch.setattr(locomotion.cached, "__defaults__", (20, *locomotion.cached.__defaults__[1:]))
+    ticks = []
+    made = tasks.make_dataset("hopper-random", progress=lambda done, total: ticks.append((done, total)))
+    assert made.size == 20
+    assert ticks == [(20, 20)]
+    assert tasks.make_dataset("hopper-random", progress=lambda *_: pytest.fail("made again")).hash == made.hash
+    forced = []
+    tasks.make_dataset("hopper-random", force=True, progress=lambda *_: forced.append(1))
+    assert forced == [1]
+
+
+def test_without_mujoco(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(ConfigError, match=r"pip install 'segue\[mujoco\]'"):
+        tasks.get("hopper").make_env()
+
+
+# --- tasks of one's own
+
+MODULE = """
+import numpy as np
+from gymnasium.spaces import Box
+
+class Mine:
+    observation_space = Box(-9, 9, (2,)); action_space = Box(-3, 3, (1,))
+    def reset(self, *, seed=None, options=None): return np.zeros(2), {}
+    def step(self, action): return np.zeros(2), float(action[0]), False, False, {}
+
+class Old(Mine):
+    def step(self, action): return np.zeros(2), 0.0, False, {}
+
+class Unseeded(Mine):
+    def reset(self): return np.zeros(2), {}
+
+class Needs(Mine):
+    def __init__(self, size): pass
+
+def make(): return Mine()
+number = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "my_envs.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_envs", raising=False)
+
+
+def rows(obs_dim=2, act=3.0):
+    return {
+        "obs": np.zeros((4, obs_dim)),
+        "action": np.array([[-act], [0], [0], [act]]),
+        "reward": np.array([1.0, 2, 3, 5]),
+        "next_obs": np.zeros((4, obs_dim)),
+        "terminal": np.array([0, 1, 0, 1]),
+    }
+
+
+@pytest.mark.parametrize("env", ["my_envs:Mine", "my_envs:make"])
+def test_custom_class(module, env, tmp_path):
+    np.savez(tmp_path / "mine.npz", **rows())
+    task = custom_task(env, tmp_path / "mine.npz")
+    assert (task.obs_dim, task.act_dim, task.horizon, task.replayable) == (2, 1, None, False)
+    assert task.make_env().step(np.array([0.5])).reward == 1.5
+    np.testing.assert_allclose(task.dataset.action[:, 0], [-1, 0, 0, 1])
+    assert task.score_name == "dataset return range"  # returns 3 and 8
+    assert task.score(3) == 0
+    assert task.score(8) == 100
+    assert task.score(5.5) == 50
+    twin = tasks.from_source(json.loads(json.dumps(task.source)))
+    assert twin.dataset.hash == task.dataset.hash
+    assert twin.source == task.source
+    assert twin.name == task.name
+
+
+def test_custom_gymnasium_id():
+    task = custom_task("Pendulum-v1", None, name="swing")
+    assert (task.name, task.obs_dim, task.act_dim, task.horizon) == ("swing", 3, 1, 200)
+    assert task.score(-7.0) == -7
+    assert task.score_name == "return"
+    with pytest.raises(ConfigError, match="'swing' has no dataset"):
+        _ = task.dataset
+
+
+def test_custom_dataset_alone(tmp_path):
+    np.savez(tmp_path / "alone.npz", **rows(act=1.0))
+    task = custom_task(None, tmp_path / "alone.npz")
+    assert (task.name, task.obs_dim, task.act_dim) == ("alone", 2, 1)
+    assert task.dataset.size == 4
+    with pytest.raises(ConfigError, match="'alone' has only a dataset"):
+        task.make_env()
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        ("my_envs:Old", "a tuple of 4"),
+        ("my_envs:Unseeded", "reset takes no `seed`"),
+        ("my_envs:Needs", "without arguments raised TypeError"),
+        ("my_envs:Absent", "has no 'Absent'"),
+        ("my_envs:number", "neither a class"),
+        ("my_envs:np.zeros", "not of the form"),
+        ("no_such_module_here:X", "PYTHONPATH"),
+        ("os:abort", "a module of Python itself"),
+        ("Pendulum-v999", "cannot be made by Gymnasium"),
+        ("CartPole-v1", "Discrete"),
+        (None, "an environment, a dataset, or both"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_custom_refusals(module, env, words):
+    with pytest.raises(ConfigError, match=words):
+        custom_task(env, None)
+
+
+def test_data_of_another_environment(module, tmp_path):
+    np.savez(tmp_path / "wide.npz", **rows(obs_dim=5))
+    with pytest.raises(DataError, match=r"observations .* have 5 entries, .* have 2"):
+        _ = custom_task("my_envs:Mine", tmp_path / "wide.npz").dataset
+    wide = {**rows(), "action": np.zeros((4, 6))}
+    data = dataset_from_arrays(wide, "wide")
+    task = Task("t", "custom", {}, lambda: None, lambda: data, None, False, 2, 1)
+    with pytest.raises(DataError, match=r"actions .* have 6 entries, .* have 1"):
+        _ = task.dataset
+
+
+def test_flat_returns_give_no_range():
+    data = dataset_from_arrays({**rows(act=1.0), "reward": np.zeros(4)}, "flat")
+    task = Task("t", "custom", {}, lambda: None, lambda: data, None, False, 2, 1)
+    assert task.score(4.0) == 4
+    assert task.score_name == "return"
+    with pytest.raises(ConfigError, match="must be finite, the first below the second"):
+        Reference("flat", 1.0, 1.0)
+
+
+# --- the list
+
+
+def test_names_and_sources():
+    names = tasks.names()
+    assert names[:3] == ["point-wall", "point-wall-strict", "hopper"]
+    assert "hopper-medium-replay" in names
+    for name in names:
+        task = tasks.get(name)
+        assert task.name == name
+        assert tasks.from_source(json.loads(json.dumps(task.source))).name == name
+        assert tasks.catalogue()[name]
+    for wrong, hint in (("hoper-medium", "did you mean 'hopper-medium'"), ("hopper-medum", "hopper-medium")):
+        with pytest.raises(ConfigError, match=hint):
+            tasks.get(wrong)
+    for source in ({}, {"kind": "other"}, {"kind": "named", "name": 3}, {"kind": "custom", "env": 1}, []):
+        with pytest.raises(ConfigError, match="not the source of a task"):
+            tasks.from_source(source)
+
+
+def test_describe():
+    data = dataset_from_arrays({**rows(act=1.0), "timeout": np.array([0, 0, 1, 0])}, "d")
+    told = json.loads(json.dumps(tasks.describe(data)))
+    assert told["rows"] == 4
+    assert told["episodes"] == 3
+    assert told["return"] == {"min": 3, "mean": pytest.approx(11 / 3), "max": 5}
+    assert told["length"] == {"min": 1, "mean": pytest.approx(4 / 3), "max": 2}
+    assert (told["terminals"], told["timeouts"], told["hash"]) == (2, 1, data.hash)
+    assert told["action"] == {"min": -1, "max": 1}
+
+
+def test_import_is_light():
+    code = (
+        "import sys, segue.tasks as t; t.names(); print([m for m in ('jax', 'gymnasium', 'h5py') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_written_file_is_readable_as_a_task(tmp_path):
+    write_npz(tasks.make_dataset("point-wall"), tmp_path / "wall.npz")
+    assert read(tmp_path / "wall.npz").hash == tasks.make_dataset("point-wall").hash
+    assert custom_task(None, tmp_path / "wall.npz").dataset.size > 5000
