@@ -545,42 +545,39 @@ def overall(arms: Sequence[Arm]) -> dict[str, dict[str, Sequence[Summary]]]:
 
 @dataclass(frozen=True)
 class _Line:
-    """A line of the table: what stands in the first two columns, the numbers, the last column."""
+    """A line of the table: the seed or IQM, the numbers, the last column."""
 
-    head: str
     seed: str
     cells: tuple[str, ...]
     note: str
     is_mean: bool
 
 
-def _lines(arms: Sequence[Arm]) -> tuple[list[Quantity], list[list[_Line]]]:
-    """The columns that any run has a number for, and the lines, a group an arm, then one for the means over tasks."""
+def _lines(arms: Sequence[Arm]) -> tuple[list[Quantity], list[tuple[str, list[_Line]]]]:
+    """The columns that any run has a number for, and titled groups of lines: one an arm, one a mean over tasks."""
     every = [summary for arm in arms for summary in arm.summaries]
     shown = [q for q in QUANTITIES if any(_value(s, q.field) is not None for s in every)]
     groups = []
     for arm in arms:
         group = [
             _Line(
-                f"{arm.label}\n{arm.task}" if i == 0 else "",
                 str(s.seed),
                 tuple(_cell(_value(s, q.field), q.form) for q in shown),
                 _short_verdict(s) if s.finished else f"{_short_verdict(s)}\n{s.status}",
                 False,
             )
-            for i, s in enumerate(arm.summaries)
+            for s in arm.summaries
         ]
         safe = sum(_short_verdict(s) == "safe" for s in arm.summaries)
-        note = f"{safe} of {len(arm.summaries)} safe"
-        groups.append([*group, _mean_line("", {arm.task: arm.summaries}, shown, note)])
-    across = [
-        _mean_line(f"{method}\n{len(strata)} tasks", strata, shown, "all tasks and seeds")
-        for method, strata in overall(arms).items()
-    ]
-    return shown, [*groups, across] if across else groups
+        mean = _mean_line({arm.task: arm.summaries}, shown, f"{safe} of {len(arm.summaries)} safe")
+        groups.append((f"{arm.label} on {arm.task}", [*group, mean]))
+    for method, strata in overall(arms).items():
+        mean = _mean_line(strata, shown, _count(sum(map(len, strata.values())), "run"))
+        groups.append((f"{method} over {len(strata)} tasks", [mean]))
+    return shown, groups
 
 
-def _mean_line(head: str, strata: Mapping[str, Sequence[Summary]], shown: Sequence[Quantity], note: str) -> _Line:
+def _mean_line(strata: Mapping[str, Sequence[Summary]], shown: Sequence[Quantity], note: str) -> _Line:
     cells = []
     for quantity in shown:
         found = estimate(strata, quantity.field)
@@ -592,7 +589,7 @@ def _mean_line(head: str, strata: Mapping[str, Sequence[Summary]], shown: Sequen
         cells.append(text)
     if any(len(summaries) == 1 for summaries in strata.values()):
         note += "\n1 seed: no interval" if len(strata) == 1 else "\na task with 1 seed: no interval"
-    return _Line(head, "IQM", tuple(cells), note, True)
+    return _Line("IQM", tuple(cells), note, True)
 
 
 def _cell(value: float | None, form: str) -> str:
@@ -619,18 +616,23 @@ def table(arms: Sequence[Arm]) -> Table:
         caption="IQM: interquartile mean with 95 % stratified bootstrap interval. Safe: never more than "
         f"max({POINTS:.0f} points, {SHARE:.0%} of the offline score) below the offline score.",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
+        pad_edge=False,
     )
-    made.add_column("method, task", overflow="fold", min_width=12)
-    made.add_column("seed", justify="right", no_wrap=True)
+    made.add_column("seed", overflow="fold", min_width=14, max_width=24)
     for quantity in shown:
-        made.add_column(quantity.heading, justify="right")
-    made.add_column("verdict")
-    for group in groups:
-        for i, line in enumerate(group):
-            style = "bold" if line.is_mean else ""
-            texts = [Text(_plain(cell)) for cell in (line.head, line.seed, *line.cells, line.note)]
-            made.add_row(*texts, style=style, end_section=i == len(group) - 1)
+        made.add_column(
+            quantity.heading,
+            justify="right",
+            overflow="fold",
+            min_width=max(map(len, ["000.0", *quantity.heading.split()])),
+        )
+    made.add_column("verdict", overflow="fold", min_width=9)
+    for title, lines in groups:
+        made.add_row(Text(_plain(title), style="bold"))
+        for line in lines:
+            texts = [Text(_plain(cell)) for cell in (f"  {line.seed}", *line.cells, line.note)]
+            made.add_row(*texts, style="bold" if line.is_mean else "", end_section=line is lines[-1])
     return made
 
 
@@ -758,25 +760,38 @@ def _handle(**look: Any) -> Any:
     return Line2D([], [], **look)
 
 
-def _phase_axis(axes: Axes, members: Sequence[Arm], only_after: bool = False) -> None:
-    """The x axis of a run: phases named above it, the hand-over marked at 0, a readable share for both sides of it."""
+def _extent(members: Sequence[Arm]) -> tuple[int, int]:
+    starts = [record.starts() for arm in members for record in arm.records]
+    return min(s[0] for s in starts), max(s[-1] for s in starts)
+
+
+def _steps_axis(axes: Axes, left: float, right: float, ticks: int) -> float:
+    """Limits and ticks of a run's axis; the side before 0 is stretched by the factor returned if it, or the other,
+    would have less than 2/7 of the width."""
     from matplotlib.ticker import MaxNLocator
 
-    records = [arm.records[0] for arm in members]
-    left, right = min(r.starts()[0] for r in records), max(r.starts()[-1] for r in records)
-    left = max(left, 0) if only_after and right > 0 else left
     ratio = 1.0
     if left < 0 < right and not 0.4 <= -left / right <= 2.5:
         ratio = (0.4 if -left < right else 1.0) * right / -left
         scale = functools.partial(_stretch, ratio=ratio), functools.partial(_stretch, ratio=1.0 / ratio)
         axes.set_xscale("function", functions=scale)
-    margin = 0.02 * (right - left * ratio)
-    axes.set_xlim(left - (margin / ratio if left < 0 else margin), right + (margin if right > 0 else margin / ratio))
-    ticks = [0.0]
+    margin = 0.02 * (max(right, 0) - min(left, 0) * ratio) or 1.0
+    axes.set_xlim(left - (margin / ratio if left <= 0 else margin), right + (margin if right >= 0 else margin / ratio))
+    places = {0.0}
     for low, high in ((left, 0), (0, right)):
-        ticks += [t for t in MaxNLocator(4).tick_values(low, high) if low <= t <= high] if high > low else []
-    axes.set_xticks(sorted(set(ticks)))
+        if low < high:
+            places |= {t for t in MaxNLocator(ticks).tick_values(low, high) if low <= t <= high}
+    axes.set_xticks(sorted(places))
     axes.xaxis.set_major_formatter(lambda x, _: _thousands(x))
+    return ratio
+
+
+def _phase_axis(axes: Axes, members: Sequence[Arm], only_after: bool = False) -> None:
+    """The x axis of a run: phases named above it, the hand-over marked at 0, a readable share for both sides of it."""
+    records = [arm.records[0] for arm in members]
+    left, right = _extent(members)
+    left = max(left, 0) if only_after and right > 0 else left
+    ratio = _steps_axis(axes, left, right, ticks=4)
     online = any(r.handover is not None for r in records)
     words = [
         w
@@ -866,6 +881,13 @@ def _metric_keys(members: Sequence[Arm]) -> tuple[list[str], list[str]]:
     return sorted(turns[:PANELS], key=order), sorted(turns[PANELS:], key=order)
 
 
+def _mean_over_seeds(seeds: Sequence[Points]) -> Points:
+    """Mean of the seeds that have a value at a point of time; NaN where one of them is NaN."""
+    x, y = (np.concatenate(part) for part in zip(*seeds, strict=True))
+    at, place, count = np.unique(x, return_inverse=True, return_counts=True)
+    return at, np.bincount(place, weights=y, minlength=at.size) / count
+
+
 def _draw_metrics(figure: Figure, members: Sequence[Arm], keys: Sequence[str]) -> None:
     columns = min(3, len(keys))
     grid = figure.subplots(math.ceil(len(keys) / columns), columns, squeeze=False).flat
@@ -875,11 +897,17 @@ def _draw_metrics(figure: Figure, members: Sequence[Arm], keys: Sequence[str]) -
             continue
         drawn = []
         for index, arm in enumerate(members):
+            look, seeds = _look(index), []
             for record in arm.records:
                 starts, rows = record.starts(), list(record.of("train"))
-                x, y = _points((starts[i] + r["step"], r["metrics"][key]) for i, r in rows if key in r["metrics"])
-                axes.plot(x, y, linewidth=1.0, alpha=0.8, **_look(index))
-                drawn.append(y[np.isfinite(y)])
+                pairs = ((starts[i] + r["step"], r["metrics"][key]) for i, r in rows if key in r["metrics"])
+                seeds.append(_points(pairs))
+            if len(seeds) > 1:
+                for x, y in seeds:
+                    axes.plot(x, y, linewidth=0.5, alpha=0.25, **look)
+            x, y = _mean_over_seeds(seeds)
+            axes.plot(x, y, linewidth=1.3, **look)
+            drawn += [y[np.isfinite(y)] for _, y in seeds]
         values = np.concatenate(drawn)
         is_wide = values.size > 0 and values.min() > 0 and values.max() > 1e3 * values.min()
         if is_wide:
@@ -889,8 +917,7 @@ def _draw_metrics(figure: Figure, members: Sequence[Arm], keys: Sequence[str]) -
         axes.set_title(_short(key, 36) + (" (log)" if is_wide else ""), fontsize=11)
         if any(arm.records[0].handover is not None for arm in members):
             axes.axvline(0, color="black", linewidth=1.0, zorder=1.5)
-        axes.locator_params(axis="x", nbins=5)
-        axes.xaxis.set_major_formatter(lambda x, _: _thousands(x))
+        _steps_axis(axes, *_extent(members), ticks=2)
         axes.tick_params(labelsize=9)
     if len(members) > 1:
         handles = [_handle(linewidth=2.4, **_look(i)) for i in range(len(members))]
@@ -911,7 +938,7 @@ h3 { font-size: 1.05rem; margin-top: 1.8rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; white-space: pre-line; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-td:first-child { min-width: 9rem; max-width: 18rem; overflow-wrap: anywhere; } td:last-child { min-width: 8rem; }
+tbody th { padding-top: .7rem; overflow-wrap: anywhere; }
 td:not(:first-child):not(:last-child) { white-space: pre; }
 thead th { border-bottom: 2px solid #888; } tr.mean td { font-weight: 600; background: #f4f6f8; }
 tbody + tbody { border-top: 1px solid #bbb; }
@@ -988,16 +1015,17 @@ def _verdicts(arms: Sequence[Arm]) -> str:
 
 def _html_table(arms: Sequence[Arm]) -> str:
     shown, groups = _lines(arms)
-    heads = ["method, task", "seed", *(q.heading for q in shown), "verdict"]
+    heads = ["seed", *(q.heading for q in shown), "verdict"]
     bodies = []
-    for group in groups:
+    for title, lines in groups:
         rows = (
             f"<tr{' class=mean' if line.is_mean else ''}>"
-            + "".join(f"<td>{_safe(cell)}</td>" for cell in (line.head, line.seed, *line.cells, line.note))
+            + "".join(f"<td>{_safe(cell)}</td>" for cell in (line.seed, *line.cells, line.note))
             + "</tr>"
-            for line in group
+            for line in lines
         )
-        bodies.append(f"<tbody>{''.join(rows)}</tbody>")
+        head = f'<tr><th colspan="{len(heads)}" scope="rowgroup">{_safe(title)}</th></tr>'
+        bodies.append(f"<tbody>{head}{''.join(rows)}</tbody>")
     meanings = "".join(f"<dt>{q.heading}</dt><dd>{q.meaning}</dd>" for q in shown)
     split = sorted({a.method for a in arms if sum(b.method == a.method for b in arms) > 1} - set(overall(arms)))
     notes = [f"<p>No mean over tasks for {_safe(m)}: a task has several configurations of it.</p>" for m in split]
@@ -1037,7 +1065,7 @@ def _pictures(task: str, members: Sequence[Arm]) -> Iterator[str]:
     if keys:
         height = 2.5 * math.ceil(len(keys) / 3) + 0.5
         source = _picture(lambda figure: _draw_metrics(figure, members, keys), 10 if len(keys) > 1 else 5, height)
-        caption = "Training metrics, one line a seed."
+        caption = "Training metrics" + (": thin lines seeds, bold their mean." if several else ".")
         if any(record.handover is not None for record in records):
             caption += " Vertical line: the hand-over."
         if left_out:
