@@ -495,7 +495,7 @@ QUANTITIES = (
     ),
     Quantity(
         "steps_to_recover",
-        "recovery",
+        "recover",
         "environment steps until the first evaluation, from the deepest point on, that reaches the offline score again",
         ",.0f",
     ),
@@ -605,29 +605,26 @@ def _plain(text: object) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "�" for c in str(text))
 
 
-def table(arms: Sequence[Arm]) -> Table:
+def table(arms: Sequence[Arm], width: int | None = None) -> Table:
     """One line a seed and one for the interquartile mean with ``[low, high]``, arm by arm.
 
     ``–``: there is no such number; ``never``: the offline score was not reached again (within the run so far).
+    With less than 110 characters of ``width`` the first and last column are narrow, so that all numbers are whole.
     """
+    is_narrow = width is not None and width < 110
     shown, groups = _lines(arms)
     made = Table(
-        title="Scores in points; recovery in environment steps",
+        title="Scores in points; steps to recover in environment steps",
         caption="IQM: interquartile mean with 95 % stratified bootstrap interval. Safe: never more than "
         f"max({POINTS:.0f} points, {SHARE:.0%} of the offline score) below the offline score.",
         box=box.SIMPLE_HEAD,
         padding=0,
         pad_edge=False,
     )
-    made.add_column("seed", overflow="fold", min_width=14, max_width=24)
+    made.add_column("seed", overflow="fold", width=14 if is_narrow else 26)
     for quantity in shown:
-        made.add_column(
-            quantity.heading,
-            justify="right",
-            overflow="fold",
-            min_width=max(map(len, ["000.0", *quantity.heading.split()])),
-        )
-    made.add_column("verdict", overflow="fold", min_width=9)
+        made.add_column(quantity.heading.replace("-", "-\n"), justify="right", overflow="fold")
+    made.add_column("verdict", overflow="fold", width=10 if is_narrow else 14)
     for title, lines in groups:
         made.add_row(Text(_plain(title), style="bold"))
         for line in lines:
@@ -795,7 +792,10 @@ def _phase_axis(axes: Axes, members: Sequence[Arm], only_after: bool = False) ->
     online = any(r.handover is not None for r in records)
     words = [
         w
-        for w, is_there in (("updates before the hand-over (negative)", left < 0), ("steps after it", right > 0))
+        for w, is_there in (
+            ("updates before the hand-over (negative)", left < 0),
+            ("environment steps after it" if left < 0 else "environment steps after the hand-over", right > 0),
+        )
         if is_there
     ]
     label = ", ".join(words) if online else "updates (0: the end)"
@@ -1145,7 +1145,7 @@ def report(paths: Sequence[Path | str], html: Path | str | None, console: Consol
     if not paths:
         raise CheckpointError("no directory to report; give run directories or folders of them: segue report DIR...")
     found = arms(read_run(run) for run in find_runs(paths))
-    console.print(table(found))
+    console.print(table(found, console.width))
     console.print("Was the hand-over safe?")
     for arm in found:
         console.print(Text(_plain(f"  {arm.label} on {arm.task}: {arm_verdict(arm)}")))
