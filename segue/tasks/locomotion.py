@@ -287,7 +287,7 @@ def roll_out(
         "record": None if policies is None else policies.record,
         **_versions(),
     }
-    columns = dict(zip(COLUMNS, (obs, action, reward, next_obs, terminal, timeout), strict=True))
+    columns: dict[str, np.ndarray] = dict(zip(COLUMNS, (obs, action, reward, next_obs, terminal, timeout), strict=True))
     return dataset_from_arrays(columns, name, info=info)
 
 

@@ -1,0 +1,705 @@
+"""Phases and the one loop that runs them.
+
+A run is a tuple of phases. `run` carries a `RunState` through them and yields it with the rows that it produced; it
+knows no method by name and neither prints, logs nor saves. Every random number is a function of the run's seed, the
+phase and a counter, so it does not matter where a run was cut.
+
+    dataset -> store - indices -> batch - bonus -> learner.update -> state
+                 ^                                                     |
+                 +------ row <- environment <- learner.act <-----------+
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from segue.bonuses import Nothing
+from segue.errors import ConfigError, EnvironmentFault
+from segue.evaluate import Environment, Interrupted, act, begin, evaluate, seed_of
+from segue.replays import Uniform
+from segue.store import Affine, Ring, Store, close_episode, make_store, with_returns
+from segue.transitions import Fresh
+from segue.types import Batch, Bonus, Episode, Handover, Key, Learner, Replay, Spec, Transition, split
+
+Row = dict[str, Any]
+
+# ------------------------------------------------------------------------------------------------------------- schedules
+
+
+@dataclass(frozen=True)
+class PerStep:
+    """`n` batches per environment step (the update-to-data ratio)."""
+
+    n: float = 1.0
+
+    def owed(self, step: int, closed: int | None) -> int:
+        return int(step * self.n) - int((step - 1) * self.n)
+
+
+@dataclass(frozen=True)
+class PerEpisode:
+    """At each episode's end `n` batches, or `per_step` for each of its steps."""
+
+    n: int = 0
+    per_step: float = 0.0
+
+    def owed(self, step: int, closed: int | None) -> int:
+        return 0 if closed is None else self.n + round(self.per_step * closed)
+
+
+@dataclass(frozen=True)
+class Block:
+    """After every `collect` steps `updates` batches in a row, for the first time after `first` steps."""
+
+    collect: int = 1000
+    updates: int = 1000
+    first: int = 0
+
+    def owed(self, step: int, closed: int | None) -> int:
+        return self.updates if step % self.collect == 0 and step >= self.first else 0
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """The first `steps` environment steps of a phase without updates, by the policy or by uniform actions."""
+
+    steps: int = 0
+    actions: str = "policy"
+
+    def __post_init__(self) -> None:
+        if self.actions not in ("policy", "uniform"):
+            raise ConfigError(f"Warmup.actions is 'policy' or 'uniform', not {self.actions!r}")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of learning with one learner. `steps` are batches offline, environment steps online."""
+
+    name: str
+    learner: Learner
+    steps: int
+    online: bool = False
+    source: str | None = None  # whose final state the transition gets; None: the phase before
+    transition: Transition = field(default_factory=Fresh)
+    replay: Replay = field(default_factory=Uniform)
+    bonus: Bonus = field(default_factory=Nothing)
+    reward: Affine = field(default_factory=Affine)  # the learner's convention; the store keeps the task's rewards
+    batch_size: int = 256
+    updates: PerStep | PerEpisode | Block = field(default_factory=PerStep)
+    warmup: Warmup = field(default_factory=Warmup)
+    refit_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.batch_size < 1:
+            raise ConfigError(f"phase {self.name!r}: steps must be at least 0 and batch_size at least 1")
+        if not self.online and self.steps % self.learner.slices:
+            raise ConfigError(
+                f"phase {self.name!r}: {type(self.learner).__name__} takes {self.learner.slices} batches an update, "
+                f"which does not divide steps={self.steps}"
+            )
+
+    @property
+    def work(self) -> Work:
+        return Work(self.learner, self.replay, self.bonus, self.reward, self.batch_size)
+
+
+class Work(NamedTuple):
+    """What an update depends on: the static half of a compiled program."""
+
+    learner: Learner
+    replay: Replay
+    bonus: Bonus
+    reward: Affine
+    batch_size: int
+
+
+# ------------------------------------------------------------------------------------------------------------- run state
+
+
+class Parts(NamedTuple):
+    """States that an update changes."""
+
+    learner: Any
+    replay: Any
+    bonus: Any
+
+
+class Sums(NamedTuple):
+    """Metrics summed one update after another since the last row, and their number."""
+
+    total: dict[str, Array]
+    count: Array
+
+
+class Episodes(NamedTuple):
+    """Closed episodes of the interaction: first row ever written, length, undiscounted raw return, score."""
+
+    start: np.ndarray
+    length: np.ndarray
+    return_: np.ndarray
+    score: np.ndarray
+
+    @classmethod
+    def empty(cls) -> Episodes:
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+
+    def add(self, start: int, length: int, return_: float, score: float) -> Episodes:
+        return Episodes(*(np.append(c, v) for c, v in zip(self, (start, length, return_, score), strict=True)))
+
+    @property
+    def closed(self) -> int:
+        """Rows ever written that lie in closed episodes."""
+        return int(self.start[-1] + self.length[-1]) if len(self.start) else 0
+
+
+class Live(NamedTuple):
+    """The open episode: where the environment stands and what the learner is about to do."""
+
+    obs: np.ndarray
+    action: np.ndarray
+    reward: np.float32
+    length: int
+    return_: float
+    memory: Any
+
+
+class RunState(NamedTuple):
+    """Everything; a checkpoint holds exactly this. Arrays of a yielded state are valid until the next one is asked for."""
+
+    seed: int
+    phase: int = 0
+    step: int = 0  # within the phase
+    calls: int = 0  # updates of the phase so far
+    owed: int = 0  # batches due by the schedule and not yet taken
+    entered: bool = False
+    evaluated: int = -1  # step of the phase at which the last evaluation was made,
+    logged: int = 0  # the last row of metrics,
+    refitted: int = 0  # and the last refit
+    env_steps: int = 0  # rows ever written
+    parts: Parts | None = None
+    ring: Ring | None = None
+    episodes: Episodes = Episodes.empty()
+    live: Live | None = None
+    sums: Sums | None = None
+    act_sums: Sums | None = None
+    score: float | None = None  # of the last greedy evaluation
+    snapshots: dict[str, Any] | None = None  # final learner states that later phases name
+    wall: float = 0.0  # seconds spent, all sessions
+
+    @property
+    def learner(self) -> Any:
+        """The learner's state."""
+        return None if self.parts is None else self.parts.learner
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run does beside learning."""
+
+    eval_every: int = 5000
+    eval_episodes: int = 10
+    log_every: int = 500
+    piece_seconds: float = 1.0  # an uninterruptible stretch of offline updates takes about this long at most
+
+    def __post_init__(self) -> None:
+        if self.eval_every < 1 or self.log_every < 1 or self.eval_episodes < 0:
+            raise ConfigError("eval_every and log_every must be at least 1, eval_episodes at least 0")
+
+
+INIT, UPDATE, ACT, BEGIN, REPLAY, BONUS, REFIT = range(7)  # random streams of a phase
+TRAINING, GREEDY, ACTING = range(3)  # random streams of environments
+
+
+def phase_key(seed: int, phase: int, stream: int) -> Key:
+    """The root key of a stream."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), phase), stream)
+
+
+# --------------------------------------------------------------------------------------------------------------- updates
+
+
+def draw_rows(work: Work, rstate: Any, store: Store, key: Key) -> tuple[Array, Array]:
+    """Indices and weights of one update, drawn slice by slice, so that a replay's exact shares hold in each."""
+    n = work.learner.slices
+    if n == 1:
+        return work.replay.indices(rstate, store, key, work.batch_size)
+    drawn = [work.replay.indices(rstate, store, k, work.batch_size) for k in split(key, n)]
+    return jnp.concatenate([i for i, _ in drawn]), jnp.concatenate([w for _, w in drawn])
+
+
+def update_once(work: Work, store: Store, parts: Parts, key: Key, batch: Batch | None = None) -> tuple[Parts, dict]:
+    """One update of learner, bonus and replay; `batch` where its rows were drawn before."""
+    (state, rstate, bstate), (k_i, k_b, k_u, k_r) = parts, split(key, 4)
+    indices = None
+    if batch is None:
+        indices, weight = draw_rows(work, rstate, store, k_i)
+        batch = store.at(indices, work.reward, weight)
+    bstate, b = work.bonus.update(bstate, batch, k_b)
+    state, m = work.learner.update(state, work.bonus.relabel(bstate, batch), k_u)
+    if indices is not None:
+        rstate = work.replay.update(rstate, store, indices, batch, k_r)
+    shared = m.keys() & b.keys()
+    if shared:
+        raise ConfigError(f"learner and bonus both report {sorted(shared)}")
+    return Parts(state, rstate, bstate), m | b | {"replay/offline": batch.offline.mean()}
+
+
+def add_metrics(sums: Sums, metrics: dict[str, Array]) -> Sums:
+    return Sums({k: sums.total[k] + metrics[k] for k in sums.total}, sums.count + 1)
+
+
+def blank_sums(metrics: Any) -> Sums:
+    """Zeros for the metrics of an abstract evaluation."""
+    return Sums({k: jnp.zeros(()) for k in sorted(metrics)}, jnp.zeros((), jnp.int32))
+
+
+def _block(work: Work, n: int, store: Store, parts: Parts, sums: Sums, key: Key, first: Array) -> tuple[Parts, Sums]:
+    """`n` updates from the phase's `first` onwards in one scan; update i always uses the i-th key.
+
+    Where the replay keeps no state of its own, all rows are gathered before the scan.
+    """
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(n))
+    batches = None
+    if not jax.tree.leaves(parts.replay):
+        k_i = jax.vmap(lambda k: jax.random.split(k, 4)[0])(keys)
+        indices, weight = jax.vmap(lambda k: draw_rows(work, parts.replay, store, k))(k_i)
+        batches = store.at(indices, work.reward, weight)
+
+    def body(carry: tuple[Parts, Sums], x: tuple[Key, Batch | None]) -> tuple[tuple[Parts, Sums], None]:
+        (parts, sums), (k, batch) = carry, x
+        parts, metrics = update_once(work, store, parts, k, batch)
+        return (parts, add_metrics(sums, metrics)), None
+
+    return jax.lax.scan(body, (parts, sums), (keys, batches))[0]
+
+
+@partial(jax.jit, static_argnames=("work", "n"))
+def update_many(
+    work: Work, n: int, blocks: Array, store: Store, parts: Parts, sums: Sums, key: Key, first: Array
+) -> tuple[Parts, Sums]:
+    """``blocks * n`` updates. The number of blocks is no constant of the program: any stretch runs the same code."""
+
+    def body(i: Array, carry: tuple[Parts, Sums]) -> tuple[Parts, Sums]:
+        return _block(work, n, store, *carry, key, first + i * n)
+
+    return jax.lax.fori_loop(0, blocks, body, (parts, sums))
+
+
+@partial(jax.jit, static_argnames=("work", "n", "acts", "uniform"), donate_argnames=("ring", "parts", "sums", "act_sums"))
+def _online_step(
+    work: Work,
+    n: int,
+    acts: bool,
+    uniform: bool,
+    fixed: Store,
+    ring: Ring,
+    parts: Parts,
+    memory: Any,
+    sums: Sums,
+    act_sums: Sums,
+    row: Array,
+    counters: Array,
+    k_update: Key,
+    k_act: Key,
+) -> tuple:
+    """Write one row, update `n` times, act on the row's next observation: one dispatch per environment step."""
+    first, t = counters[0], counters[1]
+    ring = ring.add(row)
+    store = eqx.tree_at(lambda s: s.ring, fixed, ring, is_leaf=lambda x: x is None)
+    c = store.layout.columns(row)
+    bstate, visit = work.bonus.visit(parts.bonus, _single(c))
+    parts = parts._replace(bonus=bstate)
+    if n == 1:
+        parts, metrics = update_once(work, store, parts, jax.random.fold_in(k_update, first))
+        sums = add_metrics(sums, metrics)
+    elif n:
+        parts, sums = _block(work, n, store, parts, sums, k_update, first)
+    action = jnp.zeros(store.layout.act_dim)
+    if acts:
+        key = jax.random.fold_in(k_act, t)
+        if uniform:
+            action = jax.random.uniform(key, action.shape, minval=-1.0, maxval=1.0)
+        else:
+            action, memory, info = work.learner.act(parts.learner, memory, c["next_obs"], c["reward"], key, False)
+            action = jnp.clip(action, -1, 1)
+            act_sums = add_metrics(act_sums, info | visit)
+    return ring, parts, memory, sums, act_sums, action
+
+
+def _single(c: dict[str, Array]) -> Batch:
+    one = jnp.ones(())
+    return Batch(
+        c["obs"], c["action"], c["reward"], c["next_obs"], c["terminal"], -jnp.inf * one, 0 * one, one, c["step"], one
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- the loop
+
+
+class Context(NamedTuple):
+    """What stays the same while a run lasts."""
+
+    phases: tuple[Phase, ...]
+    task: Any  # segue.tasks.task.Task
+    settings: Settings
+    store: Store  # its ring is a blank of one row; the real one travels in the RunState
+    env: Callable[[str], Environment]  # "training" or "evaluation", made when first asked for
+    interrupted: Callable[[], bool]
+
+
+def ring_capacity(phases: tuple[Phase, ...]) -> int:
+    """Rows that the interaction of all phases will write, at most a million."""
+    return min(sum(p.steps for p in phases if p.online), 1_000_000)
+
+
+def start(seed: int, phases: tuple[Phase, ...], spec: Spec, dataset: Any | None) -> tuple[RunState, Store]:
+    """The state before the first phase, and the store's fixed half."""
+    names = [p.name for p in phases]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"phases need different names, not {names}")
+    for i, p in enumerate(phases):
+        if p.source is not None and p.source not in names[:i]:
+            raise ConfigError(f"phase {p.name!r}: its source {p.source!r} is no earlier phase; earlier: {names[:i]}")
+        if not p.online and dataset is None and not any(q.online for q in phases[:i]):
+            raise ConfigError(f"phase {p.name!r} learns from data, and the task has none: name a task with a dataset")
+    store = make_store(spec, dataset, ring_capacity(phases))
+    ring = store.ring
+    return RunState(seed, ring=ring, snapshots={}), fixed_half(store)
+
+
+def fixed_half(store: Store) -> Store:
+    """The store without its ring, which travels in the RunState."""
+    return eqx.tree_at(lambda s: s.ring, store, None)
+
+
+def whole(fixed: Store, ring: Ring) -> Store:
+    """The store of a fixed half and a ring."""
+    return eqx.tree_at(lambda s: s.ring, fixed, ring, is_leaf=lambda x: x is None)
+
+
+def run(
+    phases: tuple[Phase, ...],
+    task: Any,
+    state: RunState,
+    fixed: Store,
+    settings: Settings,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[RunState, list[Row]]]:
+    """Yield ``(state, rows)`` through all phases, from wherever `state` stands, until the end or an interruption.
+
+    After an interruption the last yielded state is whole: saved and run again, it continues as if nothing had happened.
+    Raises `EnvironmentFault` naming phase, step and episode, `HandoverError`, `ConfigError`.
+    """
+    envs: dict[str, Environment] = {}
+
+    def env(purpose: str) -> Environment:
+        if purpose not in envs:
+            envs[purpose] = task.make_env()
+        return envs[purpose]
+
+    try:
+        while state.phase < len(phases) and not interrupted():
+            c = Context(phases, task, settings, fixed, env, interrupted)
+            phase, clock = phases[state.phase], time.monotonic()
+            if not state.entered:
+                state, fixed, rows = _enter(c, phase, state)
+            elif state.owed >= phase.learner.slices:
+                state, rows = _work_off(c, phase, state), []
+            elif _due(phase.refit_every, state.refitted, phase, state):
+                state, rows = _refit(c, phase, state), []
+            elif _due(settings.log_every, state.logged, phase, state):
+                state, rows = _log(c, phase, state)
+            elif settings.eval_episodes and _due(settings.eval_every, state.evaluated, phase, state):
+                state, rows = _evaluation(c, phase, state)
+            elif state.step < phase.steps:
+                state, rows = _interact(c, phase, state) if phase.online else (_update(c, phase, state), [])
+            else:
+                state, rows = _leave(c, phase, state), []
+            state = state._replace(wall=state.wall + time.monotonic() - clock)
+            yield state, [row | {"wall": round(state.wall, 3)} for row in rows]
+    finally:
+        for e in envs.values():
+            e.close()
+
+
+def reenter(phases: tuple[Phase, ...], state: RunState, fixed: Store) -> Store:
+    """The store's fixed half for a state read from a checkpoint: return-to-go of the dataset as its phase has it."""
+    if state.entered and state.phase < len(phases):
+        p = phases[state.phase]
+        return fixed_half(with_returns(whole(fixed, state.ring), p.reward, p.learner.discount, state.episodes.closed))
+    return fixed
+
+
+def _due(every: int | None, last: int, phase: Phase, state: RunState) -> bool:
+    """Whether a multiple of `every`, or the phase's end, lies in (last, step]."""
+    step = state.step
+    return every is not None and last < step and (step // every > last // every or step == phase.steps)
+
+
+def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, list[Row]]:
+    """The transition; replay and bonus begun or carried; return-to-go by the phase's convention; the first refit."""
+    clock = time.monotonic()
+    earlier = c.phases[state.phase - 1] if state.phase else None
+    pretrained = (state.snapshots or {})[phase.source] if phase.source else state.learner
+    store = with_returns(whole(c.store, state.ring), phase.reward, phase.learner.discount, state.episodes.closed)
+    key = lambda stream: phase_key(state.seed, state.phase, stream)
+
+    handover = Handover(c.task.spec, key(INIT), store, pretrained, state.score)
+    learner, report = phase.transition(phase.learner, handover)
+    carried = state.parts if earlier is not None else None
+    rstate = carried.replay if carried and earlier.replay == phase.replay else None
+    rstate = phase.replay.init(key(REPLAY), c.task.spec, store) if rstate is None else rstate
+    bstate = carried.bonus if carried and earlier.bonus == phase.bonus else None
+    bstate = phase.bonus.init(key(BONUS), c.task.spec, store) if bstate is None else bstate
+    parts = Parts(learner, rstate, bstate)
+    parts = parts._replace(learner=_refitted(phase, parts, store, jax.random.fold_in(key(REFIT), 0)))
+
+    abstract = jax.eval_shape(lambda p, k: update_once(phase.work, store, p, k), parts, key(UPDATE))[1]
+    infos: dict[str, Any] = {}
+    if phase.online:
+        obs = jnp.zeros(c.task.spec.obs_dim)
+        memory = phase.learner.begin(learner, key(ACT), False)
+        infos = jax.eval_shape(
+            lambda s, m, k: phase.learner.act(s, m, obs, jnp.zeros(()), k, False)[2], learner, memory, key(ACT)
+        )
+        infos |= jax.eval_shape(lambda b: phase.bonus.visit(b, _single(_blank_columns(store)))[1], bstate)
+    state = state._replace(
+        parts=parts,
+        ring=store.ring,
+        entered=True,
+        step=0,
+        calls=0,
+        owed=0,
+        evaluated=-1 if phase.online else 0,
+        logged=0,
+        refitted=0,
+        live=None,
+        sums=blank_sums(abstract),
+        act_sums=blank_sums(infos),
+    )
+    row = {"kind": "handover", "phase": phase.name, "step": 0, "report": report}
+    return state, fixed_half(store), [row | {"seconds": round(time.monotonic() - clock, 3)}]
+
+
+def _blank_columns(store: Store) -> dict[str, Array]:
+    return store.layout.columns(jnp.zeros(store.layout.width))
+
+
+def _refitted(phase: Phase, parts: Parts, store: Store, key: Key) -> Any:
+    def draw(key: Key, n: int) -> Batch:
+        indices, weight = phase.replay.indices(parts.replay, store, key, n)
+        return store.at(indices, phase.reward, weight)
+
+    return phase.learner.refit(parts.learner, draw, key)
+
+
+def _refit(c: Context, phase: Phase, state: RunState) -> RunState:
+    key = jax.random.fold_in(phase_key(state.seed, state.phase, REFIT), state.step)
+    learner = _refitted(phase, state.parts, whole(c.store, state.ring), key)
+    return state._replace(parts=state.parts._replace(learner=learner), refitted=state.step)
+
+
+def _leave(c: Context, phase: Phase, state: RunState) -> RunState:
+    """On to the next phase; the final state is kept where a later phase names it."""
+    snapshots = dict(state.snapshots or {})
+    if any(p.source == phase.name for p in c.phases[state.phase + 1 :]):
+        snapshots[phase.name] = jax.tree.map(jnp.copy, state.learner)
+    return state._replace(phase=state.phase + 1, entered=False, step=0, live=None, snapshots=snapshots)
+
+
+def _log(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list[Row]]:
+    """The metrics' means since the last row."""
+    metrics: dict[str, float] = {}
+    for sums in (state.sums, state.act_sums):
+        if count := int(sums.count):
+            metrics |= {k: float(v) / count for k, v in sums.total.items()}
+    zero = lambda sums: jax.tree.map(jnp.zeros_like, sums)
+    state = state._replace(sums=zero(state.sums), act_sums=zero(state.act_sums), logged=state.step)
+    return state, [{"kind": "train", "phase": phase.name, "step": state.step, "metrics": metrics}] if metrics else []
+
+
+def _evaluation(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list[Row]]:
+    """Greedy episodes, and as-acted ones at both ends of a phase."""
+    rows = []
+    at_an_end = state.step == phase.steps or (phase.online and state.step == 0)
+    modes = {"greedy": GREEDY} | ({"acting": ACTING} if at_an_end else {})
+    score = state.score
+    for mode, stream in modes.items():
+        seed = (state.seed, stream, state.phase, state.step)
+        greedy = mode == "greedy"
+        try:
+            outcomes = evaluate(
+                phase.learner, state.learner, c.env("evaluation"), c.settings.eval_episodes, seed, greedy, c.interrupted
+            )
+        except Interrupted:
+            return state, []
+        except EnvironmentFault as fault:
+            raise EnvironmentFault(f"phase {phase.name!r}, step {state.step}: {fault}") from fault
+        returns = [o.return_ for o in outcomes]
+        mean, length = float(np.mean(returns)), float(np.mean([o.length for o in outcomes]))
+        names = sorted({k for o in outcomes for k in o.extras})
+        extras = {k: float(np.mean([o.extras[k] for o in outcomes if k in o.extras])) for k in names}
+        s = float(c.task.score(mean))
+        if greedy:
+            score = s
+            learner = phase.learner.observe(state.learner, Episode(s, mean, round(length), True))
+            state = state._replace(parts=state.parts._replace(learner=learner), score=score)
+        rows.append(
+            {"kind": "evaluation", "phase": phase.name, "step": state.step, "mode": mode, "score": s, "return": mean}
+            | {"length": length, "returns": returns, "extras": extras}
+        )
+    return state._replace(evaluated=state.step), rows
+
+
+def _next_mark(c: Context, phase: Phase, step: int) -> int:
+    """The next step at which anything is due."""
+    every = [n for n in (c.settings.log_every, c.settings.eval_every, phase.refit_every) if n]
+    return min([phase.steps, *(step - step % n + n for n in every)])
+
+
+BLOCK = 20  # updates whose rows are gathered together
+_SECONDS: dict[tuple[Work, int], float] = {}  # per update of compiled programs, so that stretches stay short
+
+
+def _stretch(c: Context, phase: Phase, state: RunState, calls: int) -> tuple[RunState, int]:
+    """At most `calls` updates without interruption, of about `piece_seconds`; how many it were."""
+    n = BLOCK if calls >= BLOCK else 1
+    program, clock = (phase.work, n), time.monotonic()
+    blocks = 1
+    if program in _SECONDS:
+        blocks = min(calls // n, max(1, int(c.settings.piece_seconds / (n * _SECONDS[program]))))
+    key = phase_key(state.seed, state.phase, UPDATE)
+    store = whole(c.store, state.ring)
+    parts, sums = update_many(
+        phase.work, n, np.int32(blocks), store, state.parts, state.sums, key, np.int32(state.calls)
+    )
+    jax.block_until_ready(sums.count)
+    _SECONDS[program] = (time.monotonic() - clock) / (blocks * n)  # the first call compiles: the second is short again
+    return state._replace(parts=parts, sums=sums, calls=state.calls + blocks * n), blocks * n
+
+
+def _update(c: Context, phase: Phase, state: RunState) -> RunState:
+    """A stretch of offline updates."""
+    slices = phase.learner.slices
+    calls = -(-(_next_mark(c, phase, state.step) - state.step) // slices)  # passes a mark by less than one update
+    state, n = _stretch(c, phase, state, calls)
+    return state._replace(step=min(state.step + n * slices, phase.steps))
+
+
+def _work_off(c: Context, phase: Phase, state: RunState) -> RunState:
+    """A stretch of a block of updates; after the last one the learner acts again."""
+    slices = phase.learner.slices
+    state, n = _stretch(c, phase, state, state.owed // slices)
+    state = state._replace(owed=state.owed - n * slices)
+    return _choose(c, phase, state) if state.owed < slices and state.live is not None else state
+
+
+# ----------------------------------------------------------------------------------------------------------- interaction
+
+
+def _open_episode(c: Context, phase: Phase, state: RunState) -> RunState:
+    """Reset the training environment, begin the acting memory, choose the first action."""
+    number = len(state.episodes.start)
+    obs = c.env("training").reset(seed_of(state.seed, TRAINING, number))
+    key = jax.random.fold_in(phase_key(state.seed, state.phase, BEGIN), number)
+    memory = begin(phase.learner, state.learner, key, False)
+    live = Live(obs, np.zeros(0, np.float32), np.float32(0), 0, 0.0, memory)
+    return _choose(c, phase, state._replace(live=live))
+
+
+def _choose(c: Context, phase: Phase, state: RunState) -> RunState:
+    """Act on the open episode's observation."""
+    live = state.live
+    key = phase_key(state.seed, state.phase, ACT)
+    if phase.warmup.actions == "uniform" and state.step < phase.warmup.steps:
+        k = jax.random.fold_in(key, state.step)
+        action = jax.random.uniform(k, (c.task.spec.act_dim,), minval=-1.0, maxval=1.0)
+        return state._replace(live=live._replace(action=np.array(action)))
+    t = np.int32(state.step)
+    action, memory, info = act(phase.learner, state.learner, live.memory, live.obs, live.reward, key, t, False)
+    act_sums = state.act_sums
+    if not act_sums.total.keys() - info.keys():  # a bonus's visit metrics come with rows only
+        act_sums = add_metrics(act_sums, info)
+    return state._replace(live=live._replace(action=np.array(action), memory=memory), act_sums=act_sums)
+
+
+MOST_FUSED = 32  # updates that one environment step's program may hold; longer blocks go through `_work_off`
+
+
+def _interact(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list[Row]]:
+    """Environment steps up to the next mark, or fewer on an interruption or before a long block of updates."""
+    rows: list[Row] = []
+    slices, mark = phase.learner.slices, _next_mark(c, phase, state.step)
+    k_update, k_act = (phase_key(state.seed, state.phase, stream) for stream in (UPDATE, ACT))
+    env = c.env("training")
+    while state.step < mark:
+        try:
+            if state.live is None:
+                state = _open_episode(c, phase, state)
+            live = state.live
+            result = env.step(live.action)
+        except EnvironmentFault as fault:
+            raise EnvironmentFault(
+                f"phase {phase.name!r}, step {state.step}, episode {len(state.episodes.start)}: {fault}"
+            ) from fault
+        step, length = state.step + 1, live.length + 1
+        cut = step == phase.steps and not (result.terminal or result.timeout)  # the phase ends: as a time limit
+        ended = result.terminal or result.timeout or cut
+        row = c.store.layout.pack(
+            live.obs, live.action, result.reward, result.obs, result.terminal, result.timeout or cut, live.length
+        )
+        owed = state.owed
+        if step > phase.warmup.steps:
+            owed += phase.updates.owed(step - phase.warmup.steps, length if ended else None)
+        fused = owed // slices <= MOST_FUSED
+        n = owed // slices if fused else 0
+        uniform = phase.warmup.actions == "uniform" and step < phase.warmup.steps
+        ring, parts, memory, sums, act_sums, action = _online_step(
+            phase.work, n, fused and not ended, uniform, c.store, state.ring, state.parts, live.memory, state.sums,
+            state.act_sums, row, np.array([state.calls, step], np.int32), k_update, k_act,
+        )  # fmt: skip
+        return_ = live.return_ + result.reward
+        state = state._replace(
+            step=step,
+            calls=state.calls + n,
+            owed=owed - n * slices,
+            env_steps=state.env_steps + 1,
+            ring=ring,
+            parts=parts,
+            sums=sums,
+            act_sums=act_sums,
+            live=Live(result.obs, np.array(action), np.float32(result.reward), length, return_, memory),
+        )
+        if ended:
+            state, row = _close(c, phase, state, cut)
+            rows.append(row)
+        if not fused or c.interrupted():
+            break
+    return state, rows
+
+
+def _close(c: Context, phase: Phase, state: RunState, cut: bool) -> tuple[RunState, Row]:
+    """Return-to-go, the episode table; the learner sees the score, unless the phase's end cut the episode."""
+    live = state.live
+    score = float(c.task.score(live.return_))
+    row = {"kind": "episode", "phase": phase.name, "step": state.step, "episode": len(state.episodes.start)}
+    learner = state.learner
+    if not cut:
+        learner = phase.learner.observe(learner, Episode(score, live.return_, live.length, False))
+    state = state._replace(
+        ring=close_episode(state.ring, live.length, phase.reward, phase.learner.discount),
+        parts=state.parts._replace(learner=learner),
+        episodes=state.episodes.add(state.env_steps - live.length, live.length, live.return_, score),
+        live=None,
+    )
+    return state, row | {"return": live.return_, "length": live.length, "score": score, "cut": cut}

@@ -1,0 +1,49 @@
+"""An exact share of every batch from the dataset, the rest from interaction.
+
+Symmetric sampling of RLPD (Ball et al., ICML 2023, arXiv:2302.02948) and PEX is `Symmetric(0.5)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from segue.replays.uniform import uniform_below
+from segue.store import Store
+from segue.types import Batch, Key, Spec, split
+
+
+@dataclass(frozen=True)
+class Symmetric:
+    """``round(offline * n)`` rows from the dataset, the others from the ring, uniform within each.
+
+    While one side is empty the other fills the batch; the metric ``replay/offline`` shows it. `Symmetric(0.0)` is
+    online data only and never falls back to the dataset.
+    """
+
+    offline: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.offline <= 1:
+            raise ValueError(f"Symmetric.offline is a share in 0..1, not {self.offline}")
+
+    def init(self, key: Key, spec: Spec, store: Store) -> Any:
+        return ()
+
+    def indices(self, rstate: Any, store: Store, key: Key, n: int) -> tuple[Array, Array]:
+        k_off, k_on = split(key)
+        n_off = round(self.offline * n)
+        offline = uniform_below(k_off, n, store.size_offline)
+        online = store.size_offline + uniform_below(k_on, n, store.size_online)
+        first = jnp.arange(n) < n_off
+        if self.offline > 0 and store.size_offline:
+            first |= store.size_online == 0
+        if store.size_offline == 0:
+            first = jnp.zeros(n, bool)
+        return jnp.where(first, offline, online), jnp.ones(n)
+
+    def update(self, rstate: Any, store: Store, indices: Array, batch: Batch, key: Key) -> Any:
+        return rstate

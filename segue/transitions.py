@@ -1,0 +1,162 @@
+"""How phases meet: each transition makes the first state of a phase and reports what became of every net.
+
+States meet by field names: a field of the same name means the same in every method. `inherit` copies such fields, says
+for each whether net and optimiser were carried or are fresh, and refuses unequal shapes.
+A field named ``step`` counts the phase's updates and always starts at 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from segue.errors import ConfigError, HandoverError, nearest
+from segue.types import Handover, Learner, Report, Trained, Transition, core, replace, split, with_core
+
+PHASE_COUNTER = "step"
+
+
+def note(report: Report, name: str, what: str) -> None:
+    """One line of the report; a name is reported once."""
+    if name in report:
+        raise ValueError(f"{name} reported twice")
+    report[name] = what
+
+
+def retrace(state: Any) -> Any:
+    """`state` with every array of its own: two names of one buffer (net and target) could not both be donated."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), state)
+
+
+def _shapes(tree: Any) -> str:
+    leaves = jax.tree.leaves(tree)
+    return f"{type(tree).__name__} with arrays " + ", ".join(str(tuple(x.shape)) for x in leaves[:8]) + (
+        ", ..." if len(leaves) > 8 else ""
+    )
+
+
+def _check(name: str, new: Any, old: Any) -> None:
+    same_tree = jax.tree.structure(new) == jax.tree.structure(old)
+    if same_tree and all(a.shape == b.shape for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)):
+        return
+    raise HandoverError(
+        f"{name!r} cannot be carried: the new phase has {_shapes(new)}; the pre-trained state has {_shapes(old)}. "
+        f"Give both phases the same sizes and head, or draw it anew: Reset(Carry(), nets=({name!r},))"
+    )
+
+
+def inherit(new: Any, old: Any, report: Report, skip: tuple[str, ...] = (), moments: bool = True) -> Any:
+    """`new` with every field of the same name from `old`, through wrappers; fills `report`.
+
+    Fields in `skip` (and their targets) stay fresh; without `moments` only nets are carried, not their optimisers'
+    moments. Raises `HandoverError` where a field's trees or shapes differ.
+    """
+    if hasattr(new, "base"):
+        if type(new) is type(old):  # the same wrapper on both sides: its own fields too
+            new = _inherit_fields(new, old, report, skip, moments, leave=("base",))
+            return replace(new, base=inherit(new.base, old.base, report, skip, moments))
+        return replace(new, base=inherit(new.base, old, report, skip, moments))
+    return _inherit_fields(new, core(old), report, skip, moments)
+
+
+def _inherit_fields(new: Any, old: Any, report: Report, skip: tuple[str, ...], moments: bool, leave: tuple = ()) -> Any:
+    skipped = {*skip, *(f"target_{n}" for n in skip), PHASE_COUNTER}
+    fields = {}
+    for name in (n for n in new.__dataclass_fields__ if n not in leave):
+        mine, theirs = getattr(new, name), getattr(old, name, None)
+        is_net = isinstance(mine, Trained)
+        if theirs is None or name in skipped:
+            note(report, name, "reset" if theirs is not None else "fresh")
+            if is_net:
+                note(report, f"{name} optimiser", "reset")
+            continue
+        if is_net and isinstance(theirs, Trained):
+            _check(name, mine.net, theirs.net)
+            fields[name] = theirs if moments else Trained(theirs.net, mine.opt)
+            note(report, name, "carried")
+            note(report, f"{name} optimiser", "carried" if moments else "reset")
+        else:
+            if not isinstance(mine, tuple):  # a set of frozen nets may have grown
+                _check(name, mine, theirs)
+            fields[name] = theirs
+            note(report, name, "carried")
+    return replace(new, **fields) if fields else new
+
+
+def _source(handover: Handover, transition: str) -> Any:
+    if handover.pretrained is None:
+        raise HandoverError(f"{transition} needs an earlier phase to take its state from; use Fresh() in a first phase")
+    return handover.pretrained
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """Everything drawn anew."""
+
+    def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]:
+        state, report = learner.init(handover.key, handover.spec), {}
+        inner = core(state)
+        for name in inner.__dataclass_fields__:
+            note(report, name, "fresh")
+        return retrace(state), report
+
+
+@dataclass(frozen=True)
+class Carry:
+    """Everything of the same name is carried on."""
+
+    moments: bool = True  # the optimisers' moments too
+
+    def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]:
+        report: Report = {}
+        pretrained = _source(handover, "Carry")
+        state = inherit(learner.init(handover.key, handover.spec), pretrained, report, moments=self.moments)
+        return retrace(state), report
+
+
+@dataclass(frozen=True)
+class CarryPolicy:
+    """The actor (and its target, started equal) is carried on; everything else is drawn anew."""
+
+    moments: bool = False
+
+    def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]:
+        report: Report = {}
+        pretrained = _source(handover, "CarryPolicy")
+        state = learner.init(handover.key, handover.spec)
+        others = tuple(n for n in core(state).__dataclass_fields__ if n not in ("actor", "target_actor"))
+        state = inherit(state, pretrained, report, skip=others, moments=self.moments)
+        if report.get("actor") != "carried":
+            raise HandoverError(f"CarryPolicy: the source phase has no actor to carry into {type(learner).__name__}")
+        if report.get("target_actor") == "fresh":  # a source without target: it starts equal to the actor
+            inner = core(state)
+            state = with_core(state, replace(inner, target_actor=inner.actor.net))
+            report["target_actor"] = "copied from the actor"
+        return retrace(state), report
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Another transition, after which the named nets (with targets and optimisers) are drawn anew."""
+
+    base: Transition = field(default_factory=Carry)
+    nets: tuple[str, ...] = ("critic",)
+
+    def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]:
+        k_base, k_fresh = split(handover.key)
+        state, report = self.base(learner, handover._replace(key=k_base))
+        inner, fresh = core(state), core(learner.init(k_fresh, handover.spec))
+        fields = {}
+        for name in self.nets:
+            if not hasattr(inner, name) or name.startswith("target_"):
+                known = [n for n in inner.__dataclass_fields__ if not n.startswith("target_")]
+                raise ConfigError(f"Reset: {type(learner).__name__} has no net {name!r}{nearest(name, known)}")
+            for n in (name, f"target_{name}"):
+                if hasattr(inner, n):
+                    fields[n], report[n] = getattr(fresh, n), "reset"
+            if isinstance(fields[name], Trained):
+                report[f"{name} optimiser"] = "reset"
+        return retrace(with_core(state, replace(inner, **fields))), report

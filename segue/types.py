@@ -1,0 +1,192 @@
+"""The words that the whole library is written in: five protocols and the arrays that pass between them.
+
+A *learner* changes a state by batches, a *transition* makes the first state of a phase from the last state of another,
+a *replay* is a distribution over the rows of the store, a *bonus* changes the rewards of a batch, and a *phase*
+(``segue.phases``) names one of each. A state holds arrays only; everything else belongs to the frozen dataclasses.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+Module = eqx.Module
+Metrics = dict[str, Array]
+Key = PRNGKeyArray
+Report = dict[str, str]  # "critic" -> "carried", "critic optimiser" -> "reset", ...
+Net = TypeVar("Net")
+
+
+class Spec(NamedTuple):
+    """What a learner must know of a task."""
+
+    obs_dim: int
+    act_dim: int
+    horizon: int | None = None  # time limit in steps, where the task has one
+    terminates: Callable[[Array, Array, Array], Array] | None = None  # (obs, action, next_obs) -> bool, where known
+
+
+class Batch(NamedTuple):
+    """Columns of transitions: ``[B, ...]`` in an update, ``[B, K, ...]`` for windows. Actions lie in [-1, 1]."""
+
+    obs: Float[Array, "*B obs"]
+    action: Float[Array, "*B act"]
+    reward: Float[Array, "*B"]  # after the phase's reward transform and bonus
+    next_obs: Float[Array, "*B obs"]
+    terminal: Float[Array, "*B"]  # 1: the MDP ended. A time limit is not terminal
+    mc_return: Float[Array, "*B"]  # discounted return-to-go; -inf while the episode is open
+    offline: Float[Array, "*B"]  # 1: from the dataset, 0: from interaction
+    weight: Float[Array, "*B"]  # 1 unless the replay weights its rows
+    step: Float[Array, "*B"]  # time in the episode
+    valid: Float[Array, "*B"]  # 0: padding
+
+    @property
+    def transition(self) -> tuple[Array, Array, Array, Array, Array]:
+        """``s, a, r, s_next, terminal``."""
+        return self.obs, self.action, self.reward, self.next_obs, self.terminal
+
+
+class Trained(Module, Generic[Net]):
+    """A network with the moments of its optimiser; calling it calls the network."""
+
+    net: Net
+    opt: PyTree
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.net(*args, **kwargs)  # type: ignore[operator]
+
+
+class Episode(NamedTuple):
+    """A finished episode as a learner sees it; ``score`` is normalised (100 = the task's reference maximum)."""
+
+    score: float
+    return_: float
+    length: int
+    greedy: bool
+
+
+class Learner(ABC):
+    """A method: pure functions over a state of arrays.
+
+    Final subclasses are frozen dataclasses whose fields are the paper's hyper-parameters. Methods are never
+    subclassed: they share functions and wrap one another. A wrapper's state has exactly one field ``base``.
+    """
+
+    imitates: ClassVar[bool] = False  # whether `update` takes `imitate`: the actions its actor loss regresses on
+    discount: float = 0.99
+
+    @property
+    def slices(self) -> int:
+        """Batches that one `update` consumes: its batch has ``slices * batch_size`` rows, slice after slice."""
+        return 1
+
+    @abstractmethod
+    def init(self, key: Key, spec: Spec) -> Any:
+        """A fresh state."""
+
+    @abstractmethod
+    def update(self, state: Any, batch: Batch, key: Key) -> tuple[Any, Metrics]:
+        """One update. Metric names start with the part they describe: ``critic/td``."""
+
+    @abstractmethod
+    def policy(self, state: Any, obs: Float[Array, " obs"], key: Key, greedy: bool = False) -> Float[Array, " act"]:
+        """An action for one observation; `vmap` makes batches."""
+
+    def begin(self, state: Any, key: Key, greedy: bool) -> Any:
+        """The acting memory at an episode's start (a clock, a context); most methods need none."""
+        return ()
+
+    def act(
+        self, state: Any, memory: Any, obs: Array, last_reward: Array, key: Key, greedy: bool
+    ) -> tuple[Array, Any, Metrics]:
+        """An action, the memory after it, and ``act/...`` metrics."""
+        return self.policy(state, obs, key, greedy), memory, {}
+
+    def observe(self, state: Any, episode: Episode) -> Any:
+        """The state after a training episode or an evaluation (controllers that follow the score)."""
+        return state
+
+    def refit(self, state: Any, draw: Callable[[Key, int], Batch], key: Key) -> Any:
+        """The state after learning from the whole store, on the host; ``draw(key, n)`` samples by the phase's replay."""
+        return state
+
+
+class Handover(NamedTuple):
+    """What a transition may look at."""
+
+    spec: Spec
+    key: Key
+    store: Any  # segue.store.Store
+    pretrained: Any | None  # last state of the source phase; None at the start of a run
+    score: float | None  # normalised score at the end of the source phase
+
+
+class Transition(Protocol):
+    """A frozen dataclass that makes a phase's first state."""
+
+    def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]: ...
+
+
+class Replay(Protocol):
+    """A distribution over the rows of the store (a frozen dataclass)."""
+
+    def init(self, key: Key, spec: Spec, store: Any) -> Any:
+        """The replay's own state; ``()`` for most."""
+        ...
+
+    def indices(self, rstate: Any, store: Any, key: Key, n: int) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
+        """Rows of the union (dataset first, then the ring) and their weights."""
+        ...
+
+    def update(self, rstate: Any, store: Any, indices: Array, batch: Batch, key: Key) -> Any:
+        """The replay's state after an update on these rows (priorities, density ratios)."""
+        ...
+
+
+class Bonus(Protocol):
+    """An intrinsic reward (a frozen dataclass). It enters batches, never the store."""
+
+    def init(self, key: Key, spec: Spec, store: Any) -> Any: ...
+
+    def visit(self, bstate: Any, row: Batch) -> tuple[Any, Metrics]:
+        """Once per environment step."""
+        ...
+
+    def update(self, bstate: Any, batch: Batch, key: Key) -> tuple[Any, Metrics]:
+        """Once per update, before `relabel`."""
+        ...
+
+    def relabel(self, bstate: Any, batch: Batch) -> Batch: ...
+
+
+def core(state: Any) -> Any:
+    """The innermost state: follows ``base`` through all wrappers."""
+    while hasattr(state, "base"):
+        state = state.base
+    return state
+
+
+def with_core(state: Any, inner: Any) -> Any:
+    """`state` with its innermost state replaced by `inner`."""
+    return replace(state, base=with_core(state.base, inner)) if hasattr(state, "base") else inner
+
+
+def replace(module: Any, **fields: Any) -> Any:
+    """A copy of a Module with some fields exchanged."""
+    names = tuple(fields)
+    return eqx.tree_at(
+        lambda m: tuple(getattr(m, n) for n in names),
+        module,
+        tuple(fields.values()),
+        is_leaf=lambda x: x is None,
+    )
+
+
+def split(key: Key, n: int = 2) -> tuple[Key, ...]:
+    """`n` keys as a tuple."""
+    return tuple(jax.random.split(key, n))
