@@ -624,7 +624,7 @@ def table(arms: Sequence[Arm], width: int | None = None) -> Table:
     made.add_column("seed", overflow="fold", width=14 if is_narrow else 26)
     for quantity in shown:
         made.add_column(quantity.heading.replace("-", "-\n"), justify="right", overflow="fold")
-    made.add_column("verdict", overflow="fold", width=10 if is_narrow else 14)
+    made.add_column("verdict", overflow="fold", width=10 if is_narrow else 20)
     for title, lines in groups:
         made.add_row(Text(_plain(title), style="bold"))
         for line in lines:
