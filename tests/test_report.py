@@ -134,7 +134,7 @@ def test_without_an_offline_phase(tmp_path: Path) -> None:
 
 def test_online_phases_follow_one_another_and_retraining_takes_no_online_time(tmp_path: Path) -> None:
     phases = [OFFLINE, ONLINE, RETRAIN, ONLINE | {"name": "again"}]
-    rows = curve((0, 50.0), (400, 50.0)) + [evaluation("retrain", 500, 99.0)]
+    rows = [*curve((0, 50.0), (400, 50.0)), evaluation("retrain", 500, 99.0)]
     rows += [evaluation("again", 0, 70.0), evaluation("again", 400, 70.0)]
     s = summary(tmp_path / "r", rows, phases=phases)
     assert (s.offline_score, s.final_score, s.best_score, s.online_steps) == (60.0, 70.0, 99.0, 800)
@@ -236,7 +236,7 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config.json: not found; is .* a run directory\?"):
         read_run(find_runs([tmp_path])[0])
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="config.json: not JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json: not JSON"):
         read_run(tmp_path)
 
 
@@ -282,7 +282,8 @@ def test_means_count_a_run_that_did_not_recover(tmp_path: Path) -> None:
     (arm,) = arms(map(read_run, three_seeds(tmp_path)))
     strata = {arm.task: arm.summaries}
     final, recover = estimate(strata, "final_score"), estimate(strata, "steps_to_recover")
-    assert final is not None and recover is not None
+    assert final is not None
+    assert recover is not None
     assert final.value == pytest.approx(200 / 3)
     assert 50.0 <= final.low < final.value < final.high <= 80.0
     assert (recover.value, recover.seeds, recover.of) == (math.inf, 3, 3)

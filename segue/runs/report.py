@@ -519,7 +519,8 @@ def estimate(strata: Mapping[str, Sequence[Summary]], field: str) -> Estimate | 
     if not all(values.values()):
         return None
     low, high = stratified_bootstrap(values)
-    return Estimate(float(interquartile_mean(sum(values.values(), []))), low, high, have, of)
+    mean = interquartile_mean([value for seeds in values.values() for value in seeds])
+    return Estimate(float(mean), low, high, have, of)
 
 
 def _value(summary: Summary, field: str) -> float | None:
@@ -877,8 +878,8 @@ def _metric_keys(members: Sequence[Arm]) -> tuple[list[str], list[str]]:
 
     families = [sorted(group) for _, group in itertools.groupby(sorted(keys, key=lambda k: (prefix(k), k)), prefix)]
     turns = [key for row in itertools.zip_longest(*families) for key in row if key is not None]
-    order = lambda key: (prefix(key), key)  # noqa: E731
-    return sorted(turns[:PANELS], key=order), sorted(turns[PANELS:], key=order)
+    rank = {key: (prefix(key), key) for key in turns}
+    return sorted(turns[:PANELS], key=rank.__getitem__), sorted(turns[PANELS:], key=rank.__getitem__)
 
 
 def _mean_over_seeds(seeds: Sequence[Points]) -> Points:
