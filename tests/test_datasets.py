@@ -297,6 +297,27 @@ def test_write_refuses_what_it_cannot_keep(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    reader = path.open("rb")  # what another process holds open stays whole
+
+    def fail():
+        with datasets.atomic(path) as file:
+            file.write(b"new")
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    with datasets.atomic(path) as file:
+        file.write(b"new")
+    with reader:
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new"
+
+
 def test_files_that_are_no_files(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "absent.npz")

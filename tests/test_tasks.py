@@ -32,7 +32,7 @@ class Fake(gymnasium.Env):
 
     def __init__(self, result=None, first=None):
         self.result, self.first = result, first
-        self.shared = np.zeros(3)
+        self.shared = np.zeros(3, np.float32)
         self.actions, self.seeds, self.closed = [], [], False
 
     def reset(self, *, seed=None, options=None):
@@ -277,7 +277,7 @@ def hopper(tmp_path, monkeypatch):
 def arrays(seed=0, log_std=-5.0):
     rng = np.random.default_rng(seed)
     made = {}
-    means = {"medium": 0.25, "expert": -0.25, "replay-0": 0.5, "replay-1": -0.5, "replay-10": 1.0}
+    means = {"medium": 0.25, "expert": -0.25, "replay-0": 0.5, "replay-2": -0.5, "replay-10": 1.0}
     for level, mean in means.items():
         for i, (n, m) in enumerate([(11, 8), (8, 8), (8, 6)]):
             made[f"{level}/layer{i}/weight"] = (0.01 * rng.normal(size=(n, m))).astype(np.float16)
@@ -289,7 +289,7 @@ def arrays(seed=0, log_std=-5.0):
 def test_behaviours(hopper):
     _, path = hopper
     read_ = locomotion.read_behaviours(path, 11, 3)
-    assert read_.ladder == ["replay-0", "replay-1", "replay-10"]
+    assert read_.ladder == ["replay-0", "replay-2", "replay-10"]
     assert read_.record == {"trained": 5}
     net = [(np.full((2, 2), 0.5), np.array([0.0, -9.0])), (np.eye(2), np.zeros(2)), (np.eye(2), np.array([0.5, 1.0]))]
     # hidden relu([1, -8]) = [1, 0]; mean 1.5, log std 1
@@ -373,6 +373,14 @@ def test_roll_out(hopper):
     for start, length in zip(replay.starts, replay.lengths, strict=True):
         assert np.ptp(means(replay, slice(start, start + length))) < 0.1  # one policy per episode
     assert np.std(data["random"].action) == pytest.approx(3**-0.5, abs=0.03)
+
+
+def test_actions_stay_inside_the_open_interval(hopper, tmp_path):
+    body, _ = hopper
+    save_file({**arrays(), "medium/layer2/bias": np.array([9, -9, 0, -5, -5, -5], np.float16)}, tmp_path / "far")
+    action = locomotion.roll_out(body, "medium", 20, tmp_path / "far").action
+    assert set(action[:, 0]) == {1 - 2.0**-12}
+    assert set(action[:, 1]) == {2.0**-12 - 1}
 
 
 def test_hopper_terminates_by_hand():

@@ -417,8 +417,9 @@ def _unit_actions(array: np.ndarray, key: str, name: str, low: Any, high: Any) -
         lo = np.broadcast_to(np.asarray(-1.0 if low is None else low, np.float64), (dim,))
         hi = np.broadcast_to(np.asarray(1.0 if high is None else high, np.float64), (dim,))
     except ValueError as error:
+        bounds = np.size(low if high is None else high)
         raise DataError(
-            f"{name}: column {key!r} has {dim} actions per row, and the environment has {np.size(low if high is None else high)}"
+            f"{name}: column {key!r} has {dim} actions per row, and the environment has {bounds}"
         ) from error
     if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
         raise DataError(
