@@ -417,7 +417,7 @@ def _unit_actions(array: np.ndarray, key: str, name: str, low: Any, high: Any) -
         lo = np.broadcast_to(np.asarray(-1.0 if low is None else low, np.float64), (dim,))
         hi = np.broadcast_to(np.asarray(1.0 if high is None else high, np.float64), (dim,))
     except ValueError as error:
-        bounds = np.size(low if high is None else high)
+        bounds = max(np.size(bound) for bound in (low, high) if bound is not None)
         raise DataError(
             f"{name}: column {key!r} has {dim} actions per row, and the environment has {bounds}"
         ) from error
@@ -519,7 +519,7 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, Any] = {}
     try:
         with h5py.File(path, "r") as file:
-            for key in file:
+            for key in map(str, file):
                 link = file.get(key, getlink=True)
                 if key not in wanted:
                     arrays[key] = None
