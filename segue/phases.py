@@ -394,13 +394,15 @@ def run(
     fixed: Store,
     settings: Settings,
     interrupted: Callable[[], bool] = lambda: False,
+    envs: dict[str, Environment] | None = None,
 ) -> Iterator[tuple[RunState, list[Row]]]:
     """Yield ``(state, rows)`` through all phases, from wherever `state` stands, until the end or an interruption.
 
     After an interruption the last yielded state is whole: saved and run again, it continues as if nothing had happened.
+    `envs` may bring a "training" environment that stands in the state's open episode.
     Raises `EnvironmentFault` naming phase, step and episode, `HandoverError`, `ConfigError`.
     """
-    envs: dict[str, Environment] = {}
+    envs = dict(envs or {})
 
     def env(purpose: str) -> Environment:
         if purpose not in envs:

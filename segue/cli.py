@@ -1,0 +1,314 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+from segue.errors import ConfigError, SegueError
+
+
+@dataclass
+class List:
+    """The methods, each in one line, and the tasks that have a name."""
+
+    def __call__(self) -> int:
+        from rich.console import Console
+        from rich.table import Table
+
+        from segue import tasks
+        from segue.recipes import RECIPES
+
+        console = Console()
+        for title, rows in (
+            ("methods", {name: (f.__doc__ or "").strip().splitlines()[0] for name, f in RECIPES.items()}),
+            ("tasks", tasks.catalogue()),
+        ):
+            table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
+            table.add_column(style="bold", no_wrap=True)
+            table.add_column()
+            for name, text in rows.items():
+                table.add_row(name, text)
+            console.print(table)
+        console.print("next: [bold]segue show METHOD TASK[/bold], then [bold]segue run METHOD TASK[/bold]")
+        return 0
+
+
+@dataclass
+class Choice:
+    method: Positional[str]
+    """a method of `segue list`"""
+    task: Positional[str | None] = None
+    """a task of `segue list`; or leave it out and give --env, --dataset or both"""
+    env: str | None = None
+    """a Gymnasium id or module:Class, in place of a named task's environment"""
+    dataset: str | None = None
+    """a dataset file (.npz or D4RL .hdf5), in place of a named task's data"""
+    offline_steps: int | None = None
+    """batches of the offline phase (default: the recipe's; 0 leaves it out)"""
+    online_steps: int | None = None
+    """environment steps of the online phase (default: the recipe's; 0 leaves it out)"""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PATH=VALUE")] = ()
+    """change a field that `segue show` prints, e.g. --set phases.online.learner.base.beta=5; may be repeated"""
+
+    def resolve(self) -> tuple[Any, tuple, dict[str, Any]]:
+        """Task, phases and overrides."""
+        from segue import overrides, recipes
+
+        task = self.task_()
+        phases = recipes.phases_of(self.method, task, self.offline_steps, self.online_steps)
+        changed = dict(overrides.parse(text) for text in self.set)
+        for path, value in changed.items():
+            phases = overrides.apply(phases, path, value)
+        return task, phases, changed
+
+    def task_(self) -> Any:
+        from segue import tasks
+        from segue.recipes import recipe
+
+        recipe(self.method)  # a misspelt method is named before a dataset is made
+        if self.task is None and self.env is None and self.dataset is None:
+            raise ConfigError("name a task (segue list), or give --env, --dataset or both")
+        if self.task is not None and (self.env or self.dataset):
+            raise ConfigError("give either a named task, or --env and --dataset")
+        if self.task is None:
+            return tasks.custom_task(self.env, self.dataset)
+        return tasks.get(self.task, progress=_counter(f"making the data of {self.task}"), message=_note)
+
+
+@dataclass
+class Show(Choice):
+    """Every phase of a method on a task with every resolved number and where it comes from."""
+
+    cost: bool = False
+    """time a few seconds of it and predict core-hours and memory"""
+    json: bool = False
+    """print the configuration as JSON, as it will stand in the run's config.json"""
+
+    def __call__(self) -> int:
+        from segue.show import cost, show
+
+        task, phases, changed = self.resolve()
+        if self.json:
+            from segue.runs.codec import encode
+
+            print(json.dumps([encode(p) for p in phases], indent=1))
+            return 0
+        show(self.method, task, phases, changed)
+        if self.cost:
+            cost(task, phases)
+        return 0
+
+
+@dataclass
+class Run(Choice):
+    """Pre-train, hand over, fine-tune: one run for each seed, each in a directory from which it can be resumed.
+
+    The same command given again goes on where it stopped.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    """one run for each; several run side by side, one process per core"""
+    eval_every: int = 5000
+    """steps between evaluations"""
+    eval_episodes: int = 10
+    """episodes of an evaluation; 0 for none (no environment is then needed offline)"""
+    log_every: int = 500
+    """steps between rows of metrics"""
+    out: Path | None = None
+    """the directory (default: runs/METHOD-TASK); seeds go to seed-0, seed-1, ... below it"""
+    from_: Annotated[Path | None, arg(name="from", metavar="RUN")] = None
+    """start at the hand-over from another run's pre-trained state: one pre-training serves many methods.
+    A directory of seeds serves seed by seed"""
+    jobs: int | None = None
+    """processes at a time (default: one per core)"""
+
+    def __call__(self) -> int:
+        from segue.phases import Settings
+        from segue.runs.group import resume_all, runs_in
+        from segue.runs.run import create, make_config
+
+        if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"--seeds takes different numbers from 0 on, not {list(self.seeds)}")
+        task, phases, changed = self.resolve()
+        settings = Settings(eval_every=self.eval_every, eval_episodes=self.eval_episodes, log_every=self.log_every)
+        group = self.out or Path("runs") / f"{self.method}-{task.name.replace('/', '-').replace(':', '-')}"
+        folders = []
+        for seed in self.seeds:
+            config = make_config(self.method, task, phases, seed, settings, sys.argv, changed)
+            folder = group / f"seed-{seed}"
+            create(folder, config, None if self.from_ is None else _source(self.from_, seed))
+            folders.append(folder)
+        code = _execute(folders[0]) if len(folders) == 1 else resume_all(folders, self.jobs)
+        if code == 0:
+            from segue.runs.report import report
+
+            report([group], None)
+        assert runs_in(group)
+        return code
+
+
+@dataclass
+class Resume:
+    """Continue a stopped run, or all runs of a directory, exactly as they were: no setting is asked for again."""
+
+    folder: Positional[Path]
+    """a run, or a directory of runs"""
+    jobs: int | None = None
+    """processes at a time (default: one per core)"""
+
+    def __call__(self) -> int:
+        from segue.runs.group import resume_all, runs_in
+
+        folders = runs_in(self.folder)
+        return _execute(folders[0]) if len(folders) == 1 else resume_all(folders, self.jobs)
+
+
+@dataclass
+class Report:
+    """A table of runs and one self-contained page with pictures: was the hand-over safe?"""
+
+    folders: Positional[tuple[Path, ...]]
+    """runs, or directories of runs; several arms are drawn together"""
+    html: Path | None = None
+    """where the page goes (default: report.html in the first directory)"""
+
+    def __call__(self) -> int:
+        from segue.runs.report import report
+
+        if not self.folders:
+            raise ConfigError("name one or more directories of runs: segue report runs/pex-point-wall")
+        report(list(self.folders), self.html)
+        return 0
+
+
+@dataclass
+class Data:
+    """Datasets: `list` the named ones, `make` one now, show what one holds with `info` (a name or a file)."""
+
+    what: Positional[Literal["list", "make", "info"]]
+    name: Positional[str | None] = None
+    """a task of `segue list`, or for `info` also a file"""
+    force: bool = False
+    """make it again even where it is cached"""
+
+    def __call__(self) -> int:
+        from rich.console import Console
+
+        from segue import tasks
+
+        console = Console()
+        if self.what == "list":
+            for name, text in tasks.catalogue().items():
+                console.print(f"[bold]{name:24}[/bold] {text}")
+            return 0
+        if self.name is None:
+            raise ConfigError(f"segue data {self.what} takes a name; see `segue data list`")
+        if self.what == "info" and (Path(self.name).suffix or Path(self.name).exists()):
+            dataset = tasks.read(Path(self.name))
+        else:
+            progress = _counter(f"making {self.name}")
+            dataset = tasks.make_dataset(self.name, self.force and self.what == "make", progress, _note)
+        for key, value in tasks.describe(dataset).items():
+            console.print(f"[bold]{key:20}[/bold] {_plain(value)}", soft_wrap=True)
+        return 0
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def _counter(label: str) -> Any:
+    """A callback that draws done / total with rate and time left."""
+    import time
+
+    from segue.runs.progress import clock
+
+    began, shown = time.monotonic(), [0.0]
+
+    def progress(done: int, total: int) -> None:
+        now = time.monotonic()
+        live = sys.stderr.isatty()
+        if now - shown[0] < (0.2 if live else 5) and done < total:
+            return
+        shown[0] = now
+        rate = done / max(now - began, 1e-9)
+        line = f"{label}: {done:,}/{total:,}  {rate:,.0f}/s  {clock((total - done) / max(rate, 1e-9))} left"
+        print(f"\r\x1b[2K{line}" if live else line, end="\n" if not live or done >= total else "", file=sys.stderr, flush=True)
+
+    return progress
+
+
+def _source(source: Path, seed: int) -> Path:
+    """The run that seed starts from: `source` itself, or its folder of that seed."""
+    if (source / "config.json").exists():
+        return source
+    if (source / f"seed-{seed}" / "config.json").exists():
+        return source / f"seed-{seed}"
+    raise ConfigError(f"--from {source}: no run lies there for seed {seed} (neither config.json nor seed-{seed}/config.json)")
+
+
+def _execute(folder: Path) -> int:
+    from segue.runs.files import read_json
+    from segue.runs.progress import Display
+    from segue.runs.run import Stop, execute
+
+    config = read_json(folder / "config.json")
+    display = Display(f"{config['method']} {config['task']['name']} seed {config['seed']}")
+    stop = Stop()
+    try:
+        _cache()
+        _, finished = execute(folder, display, display.say, stop)
+    except SegueError as error:
+        raise type(error)(f"{error}\nthe run lies in {folder}; once mended: segue resume {folder}") from error
+    finally:
+        display.close()
+    if not finished:
+        display.say(f"stopped and saved; go on with: segue resume {folder}")
+        return 128 + (stop.signal or 0)
+    display.say(f"finished; see it with: segue report {folder}")
+    return 0
+
+
+def _cache() -> None:
+    """Compiled programs are kept from run to run."""
+    import os
+
+    import jax
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        root = Path(os.environ.get("SEGUE_CACHE") or Path.home() / ".cache" / "segue")
+        jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+COMMANDS = {"list": List, "show": Show, "run": Run, "resume": Resume, "report": Report, "data": Data}
+
+
+def main() -> None:
+    """Entry point: one clear line for anything that the user can mend."""
+    try:
+        command = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="segue",
+            description="Offline-to-online reinforcement learning: pre-train on data, hand over, improve without first "
+            "getting worse.\n\nTry: segue run pex point-wall --offline-steps 5000 --online-steps 5000",
+        )
+        sys.exit(command())
+    except SegueError as error:
+        print(f"segue: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)

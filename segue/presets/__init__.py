@@ -1,0 +1,27 @@
+"""The papers' numbers, one file a method family: only what differs from the dataclass's defaults, each with its source.
+
+Keyed by a task's family, with exceptions by its full name. No entry: the defaults hold.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Block(NamedTuple):
+    """Settings of one method on one family of tasks."""
+
+    values: dict[str, Any]
+    source: str
+
+
+def block(method: str, task: Any) -> Block:
+    """The block for `task` by full name, else by family, else an empty one."""
+    blocks: dict[str, Block] = import_module(f"segue.presets.{method}").BLOCKS
+    return blocks.get(task.name) or blocks.get(task.family) or Block({}, "the method's defaults")
+
+
+def preset(method: str, task: Any) -> dict[str, Any]:
+    """Field values of `method` for `task`."""
+    return dict(block(method, task).values)

@@ -1,0 +1,118 @@
+"""Every named method as a tuple of phases. A recipe is a function of a task and two budgets; its docstring is its help.
+
+`segue list` walks this file; `segue show METHOD TASK` prints what a recipe resolves to. Offline steps are batches that
+a critic (or, without critics, the actor) learns from; online steps are environment steps.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from segue.errors import ConfigError, nearest
+from segue.learners import BC, IQL, PEX, SAC, TD3, Expand
+from segue.phases import Phase, Warmup
+from segue.presets import preset
+from segue.presets.iql import reward as iql_reward
+from segue.replays import Symmetric
+from segue.transitions import Carry
+
+Phases = tuple[Phase, ...]
+Recipe = Callable[..., Phases]
+
+
+def bc(task: Any, offline_steps: int = 100_000, online_steps: int = 0) -> Phases:
+    """Behaviour cloning of the dataset; no online phase."""
+    if online_steps:
+        raise ConfigError("bc has no online phase; its policy cannot improve there. Use iql, direct or pex")
+    return (Phase("offline", BC(), offline_steps),)
+
+
+def _iql_offline(task: Any, steps: int) -> Phase:
+    return Phase("offline", IQL(**preset("iql", task)), steps, reward=iql_reward(task))
+
+
+def iql(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
+    """IQL, then IQL carried on with the online data added to the dataset (Kostrikov et al. 2022)."""
+    offline = _iql_offline(task, offline_steps)
+    return offline, Phase(
+        "online", offline.learner, online_steps, online=True, transition=Carry(), reward=offline.reward
+    )
+
+
+def direct(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
+    """IQL, then IQL carried on with half of each batch from the dataset: the baseline "Direct" of PEX."""
+    offline = _iql_offline(task, offline_steps)
+    return offline, Phase(
+        "online",
+        offline.learner,
+        online_steps,
+        online=True,
+        transition=Carry(moments=False),
+        replay=Symmetric(0.5),
+        reward=offline.reward,
+        warmup=Warmup(min(5_000, online_steps // 20), "policy"),
+    )
+
+
+def pex(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
+    """IQL, then policy expansion: the offline policy stays, frozen, beside a new one (Zhang et al. 2023)."""
+    offline = _iql_offline(task, offline_steps)
+    return offline, Phase(
+        "online",
+        PEX(offline.learner, **preset("pex", task)),
+        online_steps,
+        online=True,
+        transition=Expand(),
+        replay=Symmetric(0.5),
+        reward=offline.reward,
+        warmup=Warmup(min(5_000, online_steps // 20), "policy"),
+    )
+
+
+def sac(task: Any, offline_steps: int = 0, online_steps: int = 1_000_000) -> Phases:
+    """SAC from scratch on online data alone (Haarnoja et al. 2018)."""
+    return (_from_scratch("sac", SAC(), offline_steps, online_steps),)
+
+
+def td3(task: Any, offline_steps: int = 0, online_steps: int = 1_000_000) -> Phases:
+    """TD3 from scratch on online data alone (Fujimoto et al. 2018)."""
+    return (_from_scratch("td3", TD3(), offline_steps, online_steps),)
+
+
+def _from_scratch(method: str, learner: Any, offline_steps: int, online_steps: int) -> Phase:
+    if offline_steps:
+        raise ConfigError(f"{method} has no offline phase; it learns from scratch online. Use iql, direct or pex")
+    warmup = Warmup(min(5_000, online_steps // 10), "uniform")
+    return Phase("online", learner, online_steps, online=True, replay=Symmetric(0.0), warmup=warmup)
+
+
+RECIPES: dict[str, Recipe] = {
+    name.replace("_", "-"): f
+    for name, f in list(globals().items())
+    if inspect.isfunction(f) and f.__module__ == __name__ and not name.startswith("_")
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name. Raises `ConfigError` suggesting the nearest."""
+    if name not in RECIPES:
+        raise ConfigError(f"unknown method {name!r}{nearest(name, RECIPES)}")
+    return RECIPES[name]
+
+
+def phases_of(name: str, task: Any, offline_steps: int | None = None, online_steps: int | None = None) -> Phases:
+    """The phases of method `name` on `task`; None takes the recipe's own budget, 0 drops that stage."""
+    budget = {"offline_steps": offline_steps, "online_steps": online_steps}
+    phases = recipe(name)(task, **{k: v for k, v in budget.items() if v is not None})
+    kept = tuple(p for p in phases if p.steps)
+    if not kept:
+        raise ConfigError(f"{name}: no steps to run; give --offline-steps or --online-steps")
+    if not kept[0].online and task.load_dataset is None:
+        raise ConfigError(
+            f"{name} learns from data, and the task {task.name!r} has none; name one with a dataset (segue list)"
+        )
+    if kept[0] != phases[0] and not isinstance(kept[0].transition, type(phases[0].transition)):
+        raise ConfigError(f"{name}: its online phase needs the offline one; give --offline-steps or start --from a run")
+    return kept

@@ -1,0 +1,472 @@
+"""One run in one directory: configuration, metrics, checkpoints, signals. What a loop does not do itself.
+
+    config.json        everything that decides the run, with versions, commit, threads and the dataset's hash
+    metrics.jsonl      rows of the loop, one JSON object a line
+    checkpoints/       see ``segue.runs.checkpoint``
+    phases/            the state at the end of each phase, for other runs to start from (``--from``)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import segue
+from segue.errors import CheckpointError, ConfigError, DataError, Diverged
+from segue.evaluate import seed_of
+from segue.phases import TRAINING, Parts, Phase, RunState, Settings, reenter, run, start
+from segue.runs.checkpoint import Checkpoints
+from segue.runs.codec import decode, dumps, encode, leaves
+from segue.runs.files import pack_state, read_json, read_verified, sha256, unpack_state, write_atomically
+from segue.store import Layout, Ring, close_episode
+from segue.tasks import from_source
+from segue.tasks.task import Task
+
+FORMAT = 1
+SAVE_EVERY = 60.0  # seconds between checkpoints, or more where saving would take over 3 % of the time
+SAVE_SHARE = 0.03
+Say = Callable[[str], None]
+
+
+# ------------------------------------------------------------------------------------------------------------ configuration
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can move a number."""
+    found = {"segue": segue.__version__, "python": platform.python_version()}
+    for name in ("jax", "jaxlib", "equinox", "optax", "numpy", "gymnasium", "mujoco"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit of segue's own checkout, with ``+`` where files are changed; None outside a checkout."""
+    git = ["git", "-C", str(Path(segue.__file__).parent)]
+    try:
+        found = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() + ("+" if changed.stdout.strip() else "") if found.returncode == 0 else None
+
+
+def threads() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> str:
+    """Processor and accelerator, in words."""
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        name = models[0].partition(":")[2].strip() if models else name
+    return f"{name}, {os.cpu_count()} cores, {jax.default_backend()}"
+
+
+def make_config(
+    method: str,
+    task: Task,
+    phases: tuple[Phase, ...],
+    seed: int,
+    settings: Settings,
+    command: list[str],
+    overrides: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A run's configuration as JSON; ``digest`` covers what decides its numbers, apart from the seed."""
+    dataset = None
+    if any(not p.online for p in phases) or task.load_dataset is not None:
+        d = task.dataset
+        dataset = {"name": d.name, "hash": d.hash, "size": d.size, "episodes": len(d.starts)}
+        dataset |= {"return_mean": float(np.mean(d.returns)), "return_max": float(np.max(d.returns))}
+    reference = task.score_reference
+    decisive = {
+        "method": method,
+        "task": {"name": task.name, "family": task.family, "source": task.source},
+        "phases": [encode(p) for p in phases],
+        "settings": asdict(settings),
+        "dataset": dataset,
+    }
+    return {
+        "format": FORMAT,
+        **decisive,
+        "digest": sha256(dumps(decisive).encode())[:16],
+        "seed": seed,
+        "reference": None if reference is None else asdict(reference),
+        "eval_every": settings.eval_every,
+        "eval_episodes": settings.eval_episodes,
+        "overrides": overrides or {},
+        "versions": versions(),
+        "commit": commit(),
+        "threads": threads(),
+        "machine": machine(),
+        "command": command,
+    }
+
+
+def create(folder: Path, config: dict[str, Any], source: Path | None = None) -> None:
+    """Make a run's directory; where it holds the same run already, leave it as it is.
+
+    `source` is a run whose finished first phases serve this one too (``--from``). Raises `ConfigError` where the
+    folder holds another run, or the source does not fit.
+    """
+    file = folder / "config.json"
+    if file.exists():
+        there = read_json(file)
+        if (there.get("digest"), there.get("seed")) == (config["digest"], config["seed"]):
+            return
+        mine, theirs = dict(leaves(config["phases"])), dict(leaves(there.get("phases", [])))
+        differ = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+        raise ConfigError(
+            f"{folder} holds another run ({there.get('method')} on {there.get('task', {}).get('name')}, seed "
+            f"{there.get('seed')}{'; differs in ' + ', '.join(differ[:5]) if differ else ''}); choose another --out"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
+    if source is not None:
+        config = config | {"from": _take_over(folder, config, source)}
+    write_atomically(file, json.dumps(config, indent=1).encode())
+
+
+# ------------------------------------------------------------------------------------------------- finished phases of a run
+
+
+class Finished(NamedTuple):
+    """The end of a phase."""
+
+    parts: Parts
+    score: float | None
+    wall: float
+
+
+def phase_file(folder: Path, index: int, name: str) -> Path:
+    return folder / "phases" / f"{index}-{name}.safetensors"
+
+
+def _keep_phase(folder: Path, config: dict[str, Any], index: int, state: RunState) -> None:
+    """Write the end of phase `index` for other runs."""
+    name = config["phases"][index]["name"]
+    path = phase_file(folder, index, name)
+    path.parent.mkdir(exist_ok=True)
+    data = pack_state(Finished(state.parts, state.score, state.wall))
+    write_atomically(path, data)
+    write_atomically(path.with_suffix(".json"), json.dumps({"sha256": sha256(data)}).encode())
+
+
+def _take_over(folder: Path, config: dict[str, Any], source: Path) -> dict[str, Any]:
+    """Begin behind the finished phases that `source` shares with this run: its rows and its last such state."""
+    theirs = read_json(source / "config.json") if (source / "config.json").exists() else None
+    if theirs is None:
+        raise ConfigError(f"--from {source}: no run lies there; a run's directory holds config.json")
+    if theirs["dataset"] != config["dataset"]:
+        raise ConfigError(
+            f"--from {source}: it was trained on {_data_name(theirs)}, this run is for {_data_name(config)}; "
+            "start from a run on the same data"
+        )
+    shared = 0
+    for mine, other in zip(config["phases"], theirs["phases"], strict=False):
+        if mine != other or mine["online"]:
+            break
+        shared += 1
+    if shared == 0:
+        a, b = dict(leaves(config["phases"][0])), dict(leaves(theirs["phases"][0]))
+        differ = [f"{k} ({b.get(k)!r} there, {a.get(k)!r} here)" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+        reason = "its first phase is online" if config["phases"][0]["online"] else f"it differs in {'; '.join(differ[:4])}"
+        raise ConfigError(f"--from {source}: its first phase is not that of this run: {reason}")
+    name = config["phases"][shared - 1]["name"]
+    path = phase_file(source, shared - 1, name)
+    if not path.exists():
+        raise ConfigError(f"--from {source}: its phase {name!r} is not finished; first: segue resume {source}")
+    read_verified(path, read_json(path.with_suffix(".json"))["sha256"])
+    names = {p["name"] for p in config["phases"][:shared]}
+    lines = [line for line in (source / "metrics.jsonl").read_text().splitlines() if json.loads(line)["phase"] in names]
+    (folder / "phases").mkdir(exist_ok=True)
+    for index in range(shared):
+        file = phase_file(source, index, config["phases"][index]["name"])
+        for f in (file, file.with_suffix(".json")):
+            write_atomically(folder / "phases" / f.name, f.read_bytes())
+    write_atomically(folder / "metrics.jsonl", "".join(line + "\n" for line in lines).encode())
+    return {"phases": shared, "method": theirs["method"], "seed": theirs["seed"], "digest": theirs["digest"]}
+
+
+def _data_name(config: dict[str, Any]) -> str:
+    d = config["dataset"]
+    return "no dataset" if d is None else f"{d['name']} ({d['hash'][:12]})"
+
+
+def _begin_behind(folder: Path, config: dict[str, Any], state: RunState) -> RunState:
+    """The first state of a run that starts behind another's phases."""
+    index = config["from"]["phases"] - 1
+    path = phase_file(folder, index, config["phases"][index]["name"])
+    finished = unpack_state(read_verified(path, read_json(path.with_suffix(".json"))["sha256"]), path)
+    return state._replace(phase=index + 1, parts=finished.parts, score=finished.score, wall=finished.wall)
+
+
+# ----------------------------------------------------------------------------------------------------------------- running
+
+
+class Stop:
+    """Whether a signal asked to stop: the first asks, a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        return self.signal is not None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM, SIGINT and SIGUSR1 while the block runs (in the main thread; elsewhere nothing is taken)."""
+
+        def ask(number: int, frame: Any) -> None:
+            if self.signal is not None:
+                os._exit(128 + number)
+            self.signal = number
+
+        try:
+            before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+        except ValueError:  # not the main thread
+            yield
+            return
+        try:
+            yield
+        finally:
+            for s, handler in before.items():
+                signal.signal(s, handler)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a display is told."""
+
+    phase: Phase
+    state: RunState
+    rows: list[dict[str, Any]]
+
+
+def task_of(config: dict[str, Any], say: Say = print) -> Task:
+    """The run's task; its dataset must be the one that the run began with. Raises `DataError` otherwise."""
+    task = from_source(config["task"]["source"], message=say)
+    recorded = config["dataset"]
+    if recorded is not None and task.dataset.hash != recorded["hash"]:
+        raise DataError(
+            f"the dataset {recorded['name']} has changed since the run began (hash {task.dataset.hash[:12]}, then "
+            f"{recorded['hash'][:12]}); bring the old file back, or start a new run"
+        )
+    return task
+
+
+def load_run(folder: Path, say: Say = print) -> tuple[dict[str, Any], tuple[Phase, ...], Settings, Task]:
+    """Configuration, phases, settings and task of a run's directory."""
+    file = folder / "config.json"
+    if not file.exists():
+        raise CheckpointError(f"{folder} is no run: it has no config.json; `segue run METHOD TASK --out {folder}` makes one")
+    config = read_json(file)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise CheckpointError(f"{file}: not a run's configuration of format {FORMAT}")
+    try:
+        phases = tuple(decode(p) for p in config["phases"])
+        settings = Settings(**config["settings"])
+        task = task_of(config, say)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: damaged ({type(error).__name__}: {error})") from error
+    return config, phases, settings, task
+
+
+def execute(
+    folder: Path,
+    show: Callable[[Progress], None] = lambda p: None,
+    say: Say = print,
+    stop: Stop | None = None,
+    save_every: float = SAVE_EVERY,
+) -> tuple[RunState, bool]:
+    """Run or continue the run in `folder` to its end; the last state, and whether the end was reached.
+
+    Raises what the loop raises; the last checkpoint is then on disk, whole and finite.
+    """
+    stop = stop or Stop()
+    with stop.listening():
+        config, phases, settings, task = load_run(folder, say)
+        if config["threads"] != threads():
+            say(f"note: the run began with {config['threads']} core(s) and goes on with {threads()}: not bit for bit the same")
+        for name, number in versions().items():
+            if config["versions"].get(name, number) != number:
+                say(f"note: the run began with {name} {config['versions'][name]} and goes on with {number}")
+        needs_data = config["dataset"] is not None
+        state, fixed = start(config["seed"], phases, task.spec, task.dataset if needs_data else None)
+        checkpoints = Checkpoints(folder / "checkpoints")
+        metrics, envs = folder / "metrics.jsonl", {}
+        if checkpoints.exists():
+            state, length, notice = checkpoints.load()
+            if notice:
+                say(f"warning: {notice}")
+            _cut(metrics, length)
+            fixed = reenter(phases, state, fixed)
+            state, envs, rows = _reenter_episode(task, state, checkpoints, phases, say)
+            _append(metrics, rows)
+        elif "from" in config:
+            state = _begin_behind(folder, config, state)
+        else:
+            _cut(metrics, 0)
+        loop = run(phases, task, state, fixed, settings, stop, envs)
+        return _follow(loop, state, folder, config, phases, checkpoints, show, stop, save_every)
+
+
+def _follow(
+    loop: Any,
+    last: RunState,
+    folder: Path,
+    config: dict[str, Any],
+    phases: tuple[Phase, ...],
+    checkpoints: Checkpoints,
+    show: Callable[[Progress], None],
+    stop: Stop,
+    save_every: float,
+) -> tuple[RunState, bool]:
+    """Write down what the loop yields, save now and then, stop when asked to."""
+    metrics = folder / "metrics.jsonl"
+    saved, cost, unsaved = time.monotonic(), 0.0, False
+    with open(metrics, "ab") as log:
+
+        def save(state: RunState) -> None:
+            nonlocal saved, cost, unsaved
+            clock = time.monotonic()
+            check_arrays(state, phases)  # what is on disk is always finite
+            os.fsync(log.fileno())
+            checkpoints.save(state, log.tell())
+            saved, cost, unsaved = time.monotonic(), time.monotonic() - clock, False
+
+        try:
+            for state, rows in loop:
+                check_rows(rows)
+                log.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+                log.flush()
+                moved, left = (state.phase, state.entered) != (last.phase, last.entered), state.phase > last.phase
+                last, unsaved = state, True
+                if left:
+                    check_arrays(state, phases)
+                    _keep_phase(folder, config, state.phase - 1, state)
+                if moved or stop() or time.monotonic() - saved > max(save_every, cost / SAVE_SHARE):
+                    save(state)
+                show(Progress(phases[min(state.phase, len(phases) - 1)], state, rows))
+            if unsaved:
+                save(last)
+        except OSError as error:
+            raise CheckpointError(
+                f"{metrics}: cannot be written ({error.strerror}); the last checkpoint is whole. "
+                f"Make room, then: segue resume {folder}"
+            ) from error
+        finally:
+            loop.close()
+    return last, last.phase == len(phases)
+
+
+def check_rows(rows: list[dict[str, Any]]) -> None:
+    """Raises `Diverged` naming the first metric of `rows` that is not finite."""
+    for row in rows:
+        for name, number in row.get("metrics", {}).items():
+            if not math.isfinite(number):
+                raise _diverged(row["phase"], row["step"], f"the metric {name!r} is {number}")
+
+
+def check_arrays(state: RunState, phases: tuple[Phase, ...]) -> None:
+    """Raises `Diverged` naming the first array of the learner that is not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.learner):
+        if not np.isfinite(np.asarray(leaf)).all():
+            name = phases[min(state.phase, len(phases) - 1)].name
+            what = f"the array {jax.tree_util.keystr(path).lstrip('.')} of the learner is not finite"
+            raise _diverged(name, state.step, what)
+
+
+def _diverged(phase: str, step: int, what: str) -> Diverged:
+    return Diverged(
+        f"phase {phase!r}, step {step}: {what}. The last checkpoint holds the last finite state. Look at the data "
+        "(segue data info), the reward's scale and the learning rate, e.g. --set phases.0.learner.lr=1e-4"
+    )
+
+
+def _cut(metrics: Path, length: int) -> None:
+    """Cut the metrics back to those of the checkpoint."""
+    if not metrics.exists():
+        metrics.touch()
+    elif metrics.stat().st_size < length:
+        raise CheckpointError(f"{metrics}: shorter than its checkpoint knew it; bring the file back")
+    with open(metrics, "r+b") as f:
+        f.truncate(length)
+
+
+def _append(metrics: Path, rows: list[dict[str, Any]]) -> None:
+    with open(metrics, "ab") as f:
+        f.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+
+
+def _reenter_episode(
+    task: Task, state: RunState, checkpoints: Checkpoints, phases: tuple[Phase, ...], say: Say
+) -> tuple[RunState, dict[str, Any], list[dict[str, Any]]]:
+    """Lead a fresh environment back into the open episode; where that cannot be, close it as by a time limit.
+
+    Returns the state, the environments to go on with, and the row of an episode that had to be closed.
+    """
+    if state.live is None or state.phase >= len(phases):
+        return state, {}, []
+    if task.replayable:
+        env = task.make_env()
+        if _replay(env, task, state):
+            return state, {"training": env}, []
+        env.close()
+    length = state.live.length
+    if length == 0:
+        return state._replace(live=None), {}, []
+    say(
+        f"note: the episode that was open ({length} steps) cannot be entered again in this environment; "
+        "it is closed as by a time limit and a new one begins"
+    )
+    phase, ring, live = phases[state.phase], state.ring, state.live
+    last = (state.env_steps - 1) % ring.capacity
+    timeout = ring.rows.shape[1] - 2  # obs | action | next_obs | reward, terminal, timeout, step
+    ring = Ring(ring.rows.at[last, timeout].set(1.0), ring.mc_return, ring.written)
+    checkpoints.rewrite_from(state.env_steps - 1)
+    score = float(task.score(live.return_))
+    row = {"kind": "episode", "phase": phase.name, "step": state.step, "episode": len(state.episodes.start)}
+    row |= {"return": live.return_, "length": length, "score": score, "cut": True, "wall": round(state.wall, 3)}
+    state = state._replace(
+        ring=close_episode(ring, length, phase.reward, phase.learner.discount),
+        episodes=state.episodes.add(state.env_steps - length, length, live.return_, score),
+        live=None,
+    )
+    return state, {}, [row]
+
+
+def _replay(env: Any, task: Task, state: RunState) -> bool:
+    """Whether reset and actions led to the same observations, one by one, as the ring holds."""
+    ring, length = state.ring, state.live.length
+    if length > ring.capacity:
+        return False
+    layout = Layout(task.obs_dim, task.act_dim)
+    slots = np.arange(state.env_steps - length, state.env_steps) % ring.capacity
+    c = layout.columns(np.asarray(ring.rows)[slots])
+    obs = env.reset(seed_of(state.seed, TRAINING, len(state.episodes.start)))
+    for i in range(length):
+        if not np.array_equal(obs, c["obs"][i]):
+            return False
+        obs = env.step(c["action"][i]).obs
+    return np.array_equal(obs, state.live.obs)

@@ -1,0 +1,198 @@
+"""Equations: numbers by hand, laws, and what must carry no gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segue import losses
+
+KEY = jax.random.key(0)
+
+
+def value(loss):
+    return float(loss[0])
+
+
+# ------------------------------------------------------------------------------------------------------------- td
+
+
+def test_td_sums_members_and_averages_rows():
+    q, y = jnp.array([[1.0, 2.0], [0.0, 4.0]]), jnp.array([0.0, 1.0])
+    loss, info = losses.td(q, y)  # (1 + 1) / 2 + (0 + 9) / 2
+    assert float(loss) == 5.5
+    assert float(info["critic/td"]) == 2.75  # the mean over members, comparable between ensembles
+    assert float(info["critic/q"]) == 1.75
+
+
+def test_td_takes_a_target_per_member():
+    q = jnp.array([[1.0, 2.0], [0.0, 4.0]])
+    assert value(losses.td(q, jnp.array([[1.0, 2.0], [1.0, 2.0]]))) == 2.5  # 0 + (1 + 4) / 2
+
+
+def test_td_of_its_own_target_is_zero():
+    q = jnp.array([[1.0, -3.0], [0.5, 4.0]])
+    assert value(losses.td(q, q)) == 0.0
+
+
+def test_td_gradient():
+    q, y = jnp.array([[1.0, 2.0], [0.0, 4.0]]), jnp.array([0.0, 1.0])
+    np.testing.assert_allclose(jax.grad(lambda q: losses.td(q, y)[0])(q), [[1, 1], [0, 3]])  # 2 (q - y) / B
+    np.testing.assert_array_equal(jax.grad(lambda y: losses.td(q, y)[0])(y), 0.0)
+
+
+# ------------------------------------------------------------------------------------------------------ expectile, awr
+
+
+def test_expectile_by_hand():
+    u = jnp.array([2.0, -1.0, 0.0, 4.0])
+    assert value(losses.expectile(u, 0.75)) == pytest.approx((0.75 * 4 + 0.25 * 1 + 0 + 0.75 * 16) / 4)
+    np.testing.assert_allclose(jax.grad(lambda u: losses.expectile(u, 0.75)[0])(u), [0.75, -0.125, 0, 1.5])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=8))
+def test_expectile_of_a_half_is_half_the_squared_error(u):
+    u = np.array(u, np.float32)
+    assert value(losses.expectile(u, 0.5)) == pytest.approx(0.5 * float(np.mean(u.astype(np.float64) ** 2)), rel=1e-5)
+
+
+def test_expectile_minimiser_of_two_values():
+    # of 0 and 1, half each: tau (1 - v) = (1 - tau) v, so v = tau
+    with jax.enable_x64(True):
+        slope = jax.grad(lambda v: losses.expectile(jnp.array([0.0, 1.0]) - v, 0.9)[0])
+        assert float(slope(0.9)) == pytest.approx(0.0, abs=1e-12)
+        assert float(slope(0.8)) < 0 < float(slope(0.95))
+
+
+def test_awr_without_temperature_is_behaviour_cloning():
+    log_prob, adv = jnp.array([-1.0, -2.5, 0.5]), jnp.array([3.0, -7.0, 0.0])
+    assert value(losses.awr(log_prob, adv, 0.0)) == value(losses.bc(log_prob)) == 1.0
+
+
+def test_awr_by_hand_and_clipped_weight():
+    # exp(10 * 1) = 22026 is clipped to 100 (methods_a 10.5); exp(10 * 0.1) = e
+    log_prob, adv = jnp.array([-1.0, -2.0]), jnp.array([1.0, 0.1])
+    loss, info = losses.awr(log_prob, adv, 10.0)
+    assert float(loss) == pytest.approx((100 * 1 + np.e * 2) / 2, rel=1e-6)
+    assert float(info["actor/weight"]) == pytest.approx((100 + np.e) / 2, rel=1e-6)
+    assert value(losses.awr(log_prob, adv, 10.0, limit=1.0)) == pytest.approx(1.5)
+
+
+def test_awr_multiplies_by_beta():
+    assert value(losses.awr(jnp.array([-1.0]), jnp.array([0.5]), 3.0)) == pytest.approx(np.exp(1.5), rel=1e-6)
+
+
+def test_awr_stays_finite_where_the_exponential_overflows():
+    loss, grad = jax.value_and_grad(lambda p: losses.awr(p, jnp.array([1e6, -1e6]), 10.0)[0])(jnp.array([-1.0, -1.0]))
+    assert float(loss) == 50.0
+    np.testing.assert_array_equal(grad, [-50.0, 0.0])
+
+
+def test_awr_weight_carries_no_gradient():
+    log_prob, adv = jnp.array([-1.0, -2.0]), jnp.array([0.3, 0.1])
+    np.testing.assert_array_equal(jax.grad(lambda a: losses.awr(log_prob, a, 3.0)[0])(adv), 0.0)
+    grad = jax.grad(lambda p: losses.awr(p, adv, 3.0)[0])(log_prob)
+    np.testing.assert_allclose(grad, -np.exp(3 * np.array([0.3, 0.1])) / 2, rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ entropy-regularised
+
+
+def test_soft_policy_by_hand():
+    log_prob, q = jnp.array([-1.0, 2.0]), jnp.array([3.0, 1.0])
+    loss, info = losses.soft_policy(log_prob, q, jnp.array(0.5))  # (-0.5 - 3 + 1 - 1) / 2
+    assert float(loss) == -1.75
+    assert float(info["actor/entropy"]) == -0.5
+
+
+def test_soft_policy_has_no_gradient_to_alpha():
+    log_prob, q = jnp.array([-1.0, 2.0]), jnp.array([3.0, 1.0])
+    assert float(jax.grad(lambda a: losses.soft_policy(log_prob, q, a)[0])(jnp.array(0.5))) == 0.0
+    np.testing.assert_allclose(jax.grad(lambda p: losses.soft_policy(p, q, jnp.array(0.5))[0])(log_prob), [0.25, 0.25])
+    np.testing.assert_allclose(jax.grad(lambda q: losses.soft_policy(log_prob, q, jnp.array(0.5))[0])(q), [-0.5, -0.5])
+
+
+def test_temperature_by_hand():
+    # H = 1, target -2, alpha = e^0.5: e^0.5 (1 + 2)
+    loss, info = losses.temperature(jnp.array(0.5), jnp.array([-1.5, -0.5]), -2.0)
+    assert float(loss) == pytest.approx(3 * np.exp(0.5), rel=1e-6)
+    assert float(info["actor/alpha"]) == pytest.approx(np.exp(0.5), rel=1e-6)
+
+
+@pytest.mark.parametrize(("entropy", "sign"), [(-3.0, -1), (1.0, 1)])
+def test_temperature_rises_where_entropy_is_below_its_target(entropy, sign):
+    slope = jax.grad(lambda x: losses.temperature(x, jnp.array([-entropy]), -2.0)[0])(jnp.array(0.0))
+    assert np.sign(float(slope)) == sign  # descent raises log alpha where the slope is negative
+
+
+def test_temperature_has_no_gradient_to_the_policy():
+    slope = jax.grad(lambda p: losses.temperature(jnp.array(0.3), p, -2.0)[0])(jnp.array([-1.5, -0.5]))
+    np.testing.assert_array_equal(slope, 0.0)
+
+
+def test_bc_is_the_negative_log_likelihood():
+    assert value(losses.bc(jnp.array([-1.0, -3.0]))) == 2.0
+
+
+# ------------------------------------------------------------------------------------------------------- aggregations
+
+Q = jnp.array([[1.0, 7.0], [2.0, 5.0], [4.0, 6.0], [3.0, 9.0]])
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [
+        (losses.Min(), [1.0, 5.0]),
+        (losses.Mean(), [2.5, 6.75]),
+        (losses.First(), [1.0, 7.0]),
+        (losses.Own(), Q),
+        (losses.OwnPairMin(), [[1.0, 5.0], [1.0, 5.0], [3.0, 6.0], [3.0, 6.0]]),
+        (losses.MeanOfPairMin(), [2.0, 5.5]),
+        (losses.RandomMin(4), [1.0, 5.0]),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_aggregation(aggregation, expected):
+    np.testing.assert_allclose(aggregation(Q, KEY), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(aggregation)(Q, KEY), expected, rtol=1e-6)
+
+
+def test_mean_minus_std_divides_by_the_number_of_members():
+    # mean 2.333333, std 1.247219 (methods_b 15)
+    q = jnp.array([[1.0], [2.0], [4.0]])
+    assert float(losses.MeanMinusStd(1.0)(q, KEY)[0]) == pytest.approx(2.333333 - 1.247219, abs=2e-6)
+    assert float(losses.MeanMinusStd(-2.0)(q, KEY)[0]) == pytest.approx(2.333333 + 2 * 1.247219, abs=4e-6)
+
+
+def test_random_min_takes_the_minimum_of_different_members_for_the_whole_batch():
+    q = np.array([[0.0, 30.0], [1.0, 20.0], [2.0, 10.0]])  # each pair of members has its own pair of minima
+    allowed = {(0, 1): (0.0, 20.0), (0, 2): (0.0, 10.0), (1, 2): (1.0, 10.0)}
+    draws = jax.vmap(lambda k: losses.RandomMin(2)(jnp.asarray(q), k))(jax.random.split(KEY, 600))
+    counts = {pair: int((np.asarray(draws) == np.array(m)).all(1).sum()) for pair, m in allowed.items()}
+    assert sum(counts.values()) == 600  # never one member twice, never a mixture of rows
+    assert all(150 < n < 250 for n in counts.values()), counts  # 200 +- 4 standard deviations
+
+
+def test_random_min_of_one_is_one_member():
+    draws = np.asarray(jax.vmap(lambda k: losses.RandomMin(1)(Q, k))(jax.random.split(KEY, 64)))
+    assert {tuple(d) for d in draws} == {tuple(map(float, row)) for row in Q}
+
+
+@pytest.mark.parametrize("m", [0, 5])
+def test_random_min_names_the_members_there_are(m):
+    with pytest.raises(ValueError, match=rf"RandomMin\(m={m}\) of 4 critics"):
+        losses.RandomMin(m)(Q, KEY)
+
+
+@pytest.mark.parametrize("aggregation", [losses.OwnPairMin(), losses.MeanOfPairMin()], ids=lambda x: type(x).__name__)
+def test_pairs_need_an_even_number(aggregation):
+    with pytest.raises(ValueError, match="even number of critics, not 3"):
+        aggregation(Q[:3], KEY)
+
+
+def test_gradient_of_the_minimum_reaches_the_smallest_member_only():
+    grad = jax.grad(lambda q: losses.Min()(q, KEY).sum())(Q)
+    np.testing.assert_array_equal(grad, [[1, 0], [0, 1], [0, 0], [0, 0]])

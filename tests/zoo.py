@@ -1,0 +1,79 @@
+"""All learners with small settings, wrappers included, and batches for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segue.learners import BC, IQL, PEX, SAC, TD3, Hold
+from segue.losses import Mean, MeanOfPairMin, OwnPairMin, RandomMin
+from segue.types import Batch, Handover, Learner, Spec
+
+SPEC = Spec(obs_dim=3, act_dim=2)
+HIDDEN = (16, 16)
+ROWS = 32
+
+bc = BC(hidden=HIDDEN)
+iql = IQL(hidden=HIDDEN)
+sac = SAC(hidden=HIDDEN)
+redq = SAC(
+    n_critics=4, backup=RandomMin(2), improve=Mean(), critic_updates=3, layer_norm=True, entropy_per_action=-0.5, hidden=HIDDEN
+)  # fmt: skip
+pairs = SAC(n_critics=4, backup=OwnPairMin(), improve=MeanOfPairMin(), hidden=HIDDEN)
+td3 = TD3(hidden=HIDDEN)
+
+PLAIN: dict[str, Learner] = {"bc": bc, "iql": iql, "sac": sac, "redq": redq, "pairs": pairs, "td3": td3}
+WRAPPED: dict[str, Learner] = {
+    "pex(iql)": PEX(iql),
+    "pex(sac)": PEX(sac),
+    "pex(td3)": PEX(td3),
+    "hold(sac, actor)": Hold(sac, ("actor",)),
+    "hold(iql, critic)": Hold(iql, ("critic",)),
+    "pex(hold(iql, value))": PEX(Hold(iql, ("value",))),
+}
+ZOO: dict[str, Learner] = PLAIN | WRAPPED
+
+
+def make_batch(n: int, seed: int = 0, spec: Spec = SPEC, **columns: Any) -> Batch:
+    """`n` random transitions, an eighth of them terminal; `columns` replace theirs."""
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: rng.normal(size=shape)
+    values = {
+        "obs": normal(n, spec.obs_dim),
+        "action": rng.uniform(-0.9, 0.9, (n, spec.act_dim)),
+        "reward": normal(n),
+        "next_obs": normal(n, spec.obs_dim),
+        "terminal": np.arange(n) % 8 == 3,
+        "mc_return": normal(n),
+        "offline": np.arange(n) % 2 == 0,
+        "weight": np.ones(n),
+        "step": np.arange(n),
+        "valid": np.ones(n),
+    }
+    return Batch(**{k: jnp.asarray(v, jnp.result_type(float)) for k, v in (values | columns).items()})
+
+
+def batch_for(learner: Learner, seed: int = 0, **columns: Any) -> Batch:
+    """A batch of as many slices as one update of `learner` takes."""
+    return make_batch(ROWS * learner.slices, seed, **columns)
+
+
+def handover(pretrained: Any, seed: int = 7, spec: Spec = SPEC) -> Handover:
+    return Handover(spec, jax.random.key(seed), None, pretrained, None)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two trees are equal, bit for bit."""
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def close(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-5) -> None:
+    """Assert that two trees are equal up to rounding."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
