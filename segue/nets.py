@@ -59,7 +59,7 @@ class Mlp(Module):
         flat = tuple(x.reshape(-1, x.shape[-1]) for x in inputs)  # [N, in]
         if self.dropout and key is not None:
             out = _forward(self, flat, _dropout(self, flat[0].shape[0], key))
-        elif _fast() and flat[0].shape[0] > 1:
+        elif _fast() and flat[0].shape[0] > 1 and len(self.layers) > 1:
             out = _mlp(self, flat)
         else:
             out = _forward(self, flat)
@@ -160,9 +160,9 @@ def _mlp_forward(net: Mlp, inputs: tuple[Array, ...]) -> tuple[Array, tuple]:
         if net.norms:
             width = z.shape[-1]
             column = jnp.full((width, 1), 1 / width, z.dtype)  # row means as products
-            mean = z @ column
-            r = lax.rsqrt((z * z) @ column - mean * mean + NORM_EPS)
-            n = (z - mean) * r
+            z = z - z @ column
+            r = lax.rsqrt((z * z) @ column + NORM_EPS)  # of centred values: E[z^2] - E[z]^2 may round below zero
+            n = z * r
             normed.append((n, r))
             z = n * _row(net.norms[i].scale) + _row(net.norms[i].shift)
         h = jnp.maximum(z, 0)
