@@ -1,5 +1,7 @@
 """Networks: the fast gradient form against plain autodiff, dropout, distributions."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -29,36 +31,32 @@ SHAPES = {  # members, hidden, layer norm, width of the head, inputs
 }
 
 
-def shaken(net, key):
-    """`net` with random biases, scales and shifts too."""
-    leaves, tree = jax.tree.flatten(net)
-    keys = jax.random.split(key, len(leaves))
-    return tree.unflatten([x + 0.3 * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)])
+def random_net(rng, sizes, members=None, layer_norm=False, seeds=None):
+    """A network of random arrays: biases, scales and shifts too."""
+    lead = tuple(n for n in (seeds, members) if n is not None)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=(*lead, *shape)), jnp.result_type(float))
+    layers = tuple(nets.Layer(draw(a, b) / np.sqrt(a), 0.3 * draw(b)) for a, b in itertools.pairwise(sizes))
+    norms = tuple(nets.Norm(1 + 0.3 * draw(n), 0.3 * draw(n)) for n in sizes[1:-1]) if layer_norm else ()
+    return nets.Mlp(layers, norms)
 
 
 def both_forms(shape, seeds=None):
     """(value, parameter gradients, input gradients) by the fast and by the plain form."""
     members, hidden, layer_norm, out, widths = shape
-
-    def build(key):
-        k_net, k_shake, k_g, *k_x = jax.random.split(key, 3 + len(widths))
-        sizes = (sum(widths), *hidden, out)
-        net = shaken(mlp(k_net, sizes, members=members, layer_norm=layer_norm), k_shake)
-        x = tuple(jax.random.normal(k, (5, w)) for k, w in zip(k_x, widths, strict=True))
-        lead = () if members is None else (members,)
-        return net, x, jax.random.normal(k_g, (*lead, 5, out))
+    rng, lead = np.random.default_rng(0), () if seeds is None else (seeds,)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=(*lead, *shape)), jnp.result_type(float))
+    net = random_net(rng, (sum(widths), *hidden, out), members, layer_norm, seeds)
+    x, g = tuple(draw(5, w) for w in widths), draw(*(() if members is None else (members,)), 5, out)
 
     def answer(net, x, g):
-        out, pull = jax.vjp(lambda net, x: net(*x), net, x)
-        return out, pull(g)
+        y, pull = jax.vjp(lambda net, x: net(*x), net, x)
+        return y, pull(g)
 
-    make = build if seeds is None else jax.vmap(build)
-    args = make(jax.random.key(0) if seeds is None else jax.random.split(jax.random.key(0), seeds))
     run = answer if seeds is None else jax.vmap(answer)
     results = []
     for form in ("fast", "plain"):
         with gradients(form):
-            results.append(jax.jit(lambda *a: run(*a))(*args))
+            results.append(jax.jit(lambda *a: run(*a))(net, x, g))
     return results
 
 
@@ -69,7 +67,7 @@ def test_fast_gradients_are_autodiff(shape):
     close(fast, plain, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["three layers", "norm, ensemble", "ensemble, three layers, wide head"])
+@pytest.mark.parametrize("name", ["norm, ensemble", "ensemble, three layers, wide head"])
 def test_fast_gradients_are_autodiff_in_double_precision(name):
     with jax.enable_x64(True):
         fast, plain = both_forms(SHAPES[name])
@@ -77,7 +75,7 @@ def test_fast_gradients_are_autodiff_in_double_precision(name):
         close(fast, plain, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["two layers", "norm, ensemble"])
+@pytest.mark.parametrize("name", ["ensemble", pytest.param("norm, ensemble", marks=pytest.mark.slow)])
 def test_fast_gradients_are_autodiff_over_seeds(name):
     close(*both_forms(SHAPES[name], seeds=3), rtol=1e-5, atol=1e-5)
 
@@ -95,11 +93,11 @@ def test_fast_form_is_in_use():
 @pytest.mark.parametrize("shift", [1e2, 1e4])
 def test_layer_norm_of_a_large_mean_is_finite(form, shift):
     """Before the ReLU a layer's units may have a mean far larger than their spread."""
-    net = mlp(jax.random.key(0), (3, 16, 16, 1), members=2, layer_norm=True)
+    net = random_net(np.random.default_rng(0), (3, 16, 16, 1), 2, layer_norm=True)
     net = eqx.tree_at(lambda n: n.layers[0].bias, net, net.layers[0].bias + shift)
-    x = jax.random.normal(jax.random.key(1), (64, 3))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(64, 3)), jnp.float32)
     with gradients(form):
-        value, grads = jax.value_and_grad(lambda n: (n(x) ** 2).sum())(net)
+        value, grads = jax.jit(jax.value_and_grad(lambda n: (n(x) ** 2).sum()))(net)
     assert np.isfinite(float(value))
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
@@ -248,7 +246,7 @@ def test_log_det_tanh():
     with jax.enable_x64(True):
         exact = np.log1p(-(np.tanh(u[1:-1]) ** 2))
         np.testing.assert_allclose(log_det_tanh(jnp.asarray(u))[1:-1], exact, rtol=1e-12, atol=1e-15)
-        np.testing.assert_allclose(log_det_tanh(jnp.asarray(u))[[0, -1]], 2 * np.log(2) - 60, rtol=1e-12)
+        np.testing.assert_allclose(np.asarray(log_det_tanh(jnp.asarray(u)))[[0, -1]], 2 * np.log(2) - 60, rtol=1e-12)
         slope = jax.vmap(jax.grad(log_det_tanh))(jnp.asarray(u))
         step = 1e-6
         numeric = (log_det_tanh(jnp.asarray(u + step)) - log_det_tanh(jnp.asarray(u - step))) / (2 * step)
