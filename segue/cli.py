@@ -131,7 +131,7 @@ class Run(Choice):
 
     def __call__(self) -> int:
         from segue.phases import Settings
-        from segue.runs.group import resume_all, runs_in
+        from segue.runs.group import resume_all
         from segue.runs.run import create, make_config
 
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
@@ -147,10 +147,7 @@ class Run(Choice):
             folders.append(folder)
         code = _execute(folders[0]) if len(folders) == 1 else resume_all(folders, self.jobs)
         if code == 0:
-            from segue.runs.report import report
-
-            report([group], None)
-        assert runs_in(group)
+            _report([group], None)
         return code
 
 
@@ -180,11 +177,9 @@ class Report:
     """where the page goes (default: report.html in the first directory)"""
 
     def __call__(self) -> int:
-        from segue.runs.report import report
-
         if not self.folders:
             raise ConfigError("name one or more directories of runs: segue report runs/pex-point-wall")
-        report(list(self.folders), self.html)
+        _report(list(self.folders), self.html)
         return 0
 
 
@@ -218,6 +213,14 @@ class Data:
         for key, value in tasks.describe(dataset).items():
             console.print(f"[bold]{key:20}[/bold] {_plain(value)}", soft_wrap=True)
         return 0
+
+
+def _report(folders: list[Path], html: Path | None) -> None:
+    from rich.console import Console
+
+    from segue.runs.report import report
+
+    report(folders, html, Console())
 
 
 def _plain(value: Any) -> str:

@@ -48,6 +48,20 @@ def _check(name: str, new: Any, old: Any) -> None:
     )
 
 
+def wrapper(kind: type, state: Any) -> Any | None:
+    """The wrapper of type `kind` around or within `state`, wherever it stands; None without one."""
+    while hasattr(state, "base"):
+        if type(state) is kind:
+            return state
+        state = state.base
+    return None
+
+
+def _note_fresh(state: Any, report: Report) -> None:
+    for name in (n for n in state.__dataclass_fields__ if n != "base"):
+        note(report, name, "fresh")
+
+
 def inherit(new: Any, old: Any, report: Report, skip: tuple[str, ...] = (), moments: bool = True) -> Any:
     """`new` with every field of the same name from `old`, through wrappers; fills `report`.
 
@@ -55,9 +69,11 @@ def inherit(new: Any, old: Any, report: Report, skip: tuple[str, ...] = (), mome
     moments. Raises `HandoverError` where a field's trees or shapes differ.
     """
     if hasattr(new, "base"):
-        if type(new) is type(old):  # the same wrapper on both sides: its own fields too
-            new = _inherit_fields(new, old, report, skip, moments, leave=("base",))
-            return replace(new, base=inherit(new.base, old.base, report, skip, moments))
+        twin = wrapper(type(new), old)  # the same wrapper on both sides: its own fields too
+        if twin is not None:
+            new = _inherit_fields(new, twin, report, skip, moments, leave=("base",))
+        else:
+            _note_fresh(new, report)
         return replace(new, base=inherit(new.base, old, report, skip, moments))
     return _inherit_fields(new, core(old), report, skip, moments)
 
@@ -98,9 +114,11 @@ class Fresh:
 
     def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]:
         state, report = learner.init(handover.key, handover.spec), {}
-        inner = core(state)
-        for name in inner.__dataclass_fields__:
-            note(report, name, "fresh")
+        inner = state
+        while hasattr(inner, "base"):
+            _note_fresh(inner, report)
+            inner = inner.base
+        _note_fresh(inner, report)
         return retrace(state), report
 
 

@@ -4,8 +4,9 @@
     python tools/behaviours.py pack hopper --out behaviours-hopper                      # writes segue/tasks/behaviours/
 
 One SAC run (128x128, seed 0), its actor kept every 10,000 steps with the mean return of ten episodes with the policy's
-own action noise. *expert* is the best actor kept, *medium* the first one whose sampled return passes 35 % of the way from
-the random to the D4RL expert return, *replay-k* evenly spaced actors up to *medium*.
+own action noise. *expert* is the best actor kept; *medium* the one of the first 200,000 steps whose sampled score is
+nearest to that of D4RL's medium data; *replay-k* evenly spaced actors from before the first that is clearly better than
+medium, and *medium* as the last rung.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from segue.phases import Phase, Settings, Warmup, run, start
 from segue.replays import Symmetric
 
 EVERY, EPISODES, LADDER = 10_000, 10, 5
-MEDIUM = 35.0  # D4RL score of the sampled policy from which on it counts as medium (D4RL's own medium: 44)
+MEDIUM, BEYOND = 44.0, 60.0  # D4RL scores: of D4RL's own medium data; of a policy that is no longer medium
 
 
 def train(name: str, steps: int, out: Path) -> None:
@@ -59,9 +60,9 @@ def pack(name: str, out: Path) -> None:
     record = json.loads((out / "record.json").read_text())
     score = lambda row: task.score(row["sampled"])
     expert = max(record, key=score)
-    medium = next(row for row in record if score(row) >= MEDIUM)
-    before = [row for row in record if row["step"] <= medium["step"]]
-    ladder = [before[i] for i in np.linspace(0, len(before) - 1, min(LADDER, len(before))).round().astype(int)]
+    medium = min((row for row in record if row["step"] <= 200_000), key=lambda row: abs(score(row) - MEDIUM))
+    first = next(i for i, row in enumerate(record) if score(row) > BEYOND)
+    ladder = [record[i] for i in np.linspace(0, first - 1, LADDER - 1).round().astype(int)] + [medium]
     levels = {"medium": medium, "expert": expert} | {f"replay-{k}": row for k, row in enumerate(ladder)}
     arrays = {
         f"{level}/{key}": value.astype(np.float16)

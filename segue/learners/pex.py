@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from segue import nets
 from segue.errors import HandoverError
-from segue.transitions import inherit, note, retrace
+from segue.transitions import inherit, note, retrace, wrapper
 from segue.types import Batch, Handover, Key, Learner, Metrics, Module, Report, Spec, core, replace, split
 
 
@@ -110,7 +110,8 @@ class Expand:
             raise HandoverError("Expand needs a source phase whose learner has an actor")
         fresh = learner.init(handover.key, handover.spec)
         base = inherit(fresh.base, pretrained, report, skip=("actor",), moments=self.moments)
-        members = (*getattr(pretrained, "members", ()), core(pretrained).actor.net)
+        earlier = wrapper(State, pretrained)
+        members = (*(earlier.members if earlier else ()), core(pretrained).actor.net)
         for i in range(len(members)):
             note(report, f"members[{i}]", "frozen")
         return retrace(replace(fresh, base=base, members=members)), report

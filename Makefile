@@ -1,0 +1,31 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-all check clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: setup  ## pre-train on Hopper data, hand over, fine-tune in the simulator, report
+	$(BIN)/segue run pex hopper-medium --offline-steps 10000 --online-steps 10000 --eval-every 5000 --eval-episodes 5 --out runs/demo
+
+test: setup  ## what must hold on every change
+	MUJOCO_GL=disable $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: setup  ## everything, hours
+	MUJOCO_GL=disable $(BIN)/python -m pytest -n 2
+
+check: setup  ## format, lint, types
+	$(BIN)/ruff format --check segue tests tools benchmarks
+	$(BIN)/ruff check segue tests tools benchmarks
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) runs/demo

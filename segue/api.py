@@ -1,0 +1,119 @@
+"""The same as the command line, from Python: one call from a dataset to a fine-tuned policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segue import overrides, tasks
+from segue.errors import ConfigError
+from segue.evaluate import act, begin
+from segue.phases import Phase, Settings, run, start
+from segue.recipes import phases_of
+from segue.runs.run import Progress, check_arrays, check_rows, create, execute, make_config
+from segue.tasks.task import Task
+from segue.types import Learner
+
+
+@dataclass(frozen=True)
+class Result:
+    """What training returns."""
+
+    learner: Learner
+    state: Any  # the learner's final state: arrays only
+    history: list[dict[str, Any]]  # rows as in metrics.jsonl: train, episode, evaluation, handover
+    task: Task
+    phases: tuple[Phase, ...]
+
+    def policy(self, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+        """The greedy policy as a function from one observation ``[obs_dim]`` to an action in [-1, 1] ``[act_dim]``.
+
+        It keeps the learner's acting memory (most methods have none): ask for a new one at each episode's start.
+        """
+        key = jax.random.key(seed)
+        memory, t = begin(self.learner, self.state, key, True), 0
+
+        def choose(obs: np.ndarray) -> np.ndarray:
+            nonlocal memory, t
+            obs = jnp.asarray(obs, jnp.float32)
+            action, memory, _ = act(self.learner, self.state, memory, obs, np.float32(0), key, np.int32(t), True)
+            t += 1
+            return np.asarray(action)
+
+        return choose
+
+
+def train(
+    method: str | tuple[Phase, ...],
+    dataset: str | Path | None = None,
+    env: str | None = None,
+    task: str | Task | None = None,
+    *,
+    offline_steps: int | None = None,
+    online_steps: int | None = None,
+    seed: int = 0,
+    set: Mapping[str, Any] | None = None,
+    eval_every: int = 5000,
+    eval_episodes: int = 10,
+    out: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Result:
+    """Pre-train, hand over, fine-tune.
+
+    Args:
+        method: a name of `segue list`, or phases of your own.
+        dataset: a file (.npz or D4RL .hdf5), with `env` in place of a named task.
+        env: a Gymnasium id or ``module:Class``.
+        task: a named task (``"hopper-medium"``) or a Task.
+        offline_steps, online_steps: budgets; None takes the recipe's own, 0 leaves the phase out.
+        set: fields to change by path, as with ``--set``: ``{"phases.online.learner.base.beta": 5.0}``.
+        out: a run directory: checkpoints are kept there, and the same call goes on where it stopped.
+        progress: called with every stretch of work.
+
+    Raises:
+        SegueError: anything that the caller can mend, in one sentence (`segue.errors`).
+    """
+    task = _task(task, env, dataset)
+    phases = method if isinstance(method, tuple) else phases_of(method, task, offline_steps, online_steps)
+    for path, value in (set or {}).items():
+        phases = overrides.apply(phases, path, value)
+    settings = Settings(eval_every=eval_every, eval_episodes=eval_episodes)
+    name = method if isinstance(method, str) else "+".join(p.name for p in phases)
+    if out is not None:
+        from segue.runs.report import read_run
+
+        folder = Path(out)
+        create(folder, make_config(name, task, phases, seed, settings, ["segue.train"], dict(set or {})))
+        state, _ = execute(folder, progress or _quiet, say=_quiet)
+        return Result(phases[-1].learner, state.learner, list(read_run(folder).rows), task, phases)
+
+    data = task.dataset if task.load_dataset is not None else None
+    state, fixed = start(seed, phases, task.spec, data)
+    history: list[dict[str, Any]] = []
+    for state, rows in run(phases, task, state, fixed, settings):
+        check_rows(rows)
+        history += rows
+        if progress:
+            progress(Progress(phases[min(state.phase, len(phases) - 1)], state, rows))
+    check_arrays(state, phases)
+    return Result(phases[-1].learner, state.learner, history, task, phases)
+
+
+def _task(task: str | Task | None, env: str | None, dataset: str | Path | None) -> Task:
+    if task is None:
+        if env is None and dataset is None:
+            raise ConfigError("segue.train takes a task, or an env, a dataset or both")
+        return tasks.custom_task(env, None if dataset is None else str(dataset))
+    if env is not None or dataset is not None:
+        raise ConfigError("segue.train takes either a task, or env and dataset")
+    return tasks.get(task) if isinstance(task, str) else task
+
+
+def _quiet(*_: Any) -> None:
+    """Say nothing."""
