@@ -44,22 +44,22 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def dataset(rows: int = ROWS) -> SimpleNamespace:
+def dataset(rows: int = ROWS, spec: Spec = SPEC) -> SimpleNamespace:
     """Synthetic columns, episodes of 1000 steps."""
     rng = np.random.default_rng(0)
     f = lambda *shape: rng.standard_normal(shape).astype(np.float32)
     step = np.arange(rows) % 1000
     end = (step == 999).astype(np.float32)
     return SimpleNamespace(
-        obs=f(rows, OBS), action=np.tanh(f(rows, ACT)), reward=f(rows), next_obs=f(rows, OBS),
+        obs=f(rows, spec.obs_dim), action=np.tanh(f(rows, spec.act_dim)), reward=f(rows), next_obs=f(rows, spec.obs_dim),
         terminal=np.zeros(rows, np.float32), timeout=end, step=step,
     )  # fmt: skip
 
 
-def prepared(name: str, store: Store) -> tuple[phases.Work, phases.Parts, phases.Sums]:
+def prepared(name: str, store: Store, spec: Spec = SPEC) -> tuple[phases.Work, phases.Parts, phases.Sums]:
     """What `update_many` takes: work, first parts, empty sums."""
     work = phases.Work(LEARNERS[name], Uniform(), Nothing(), Affine(), BATCH)
-    parts = phases.Parts(work.learner.init(jax.random.key(0), SPEC), (), ())
+    parts = phases.Parts(work.learner.init(jax.random.key(0), spec), (), ())
     metrics = jax.eval_shape(lambda p, k: phases.update_once(work, store, p, k), parts, jax.random.key(1))[1]
     return work, parts, phases.blank_sums(metrics)
 
@@ -67,8 +67,8 @@ def prepared(name: str, store: Store) -> tuple[phases.Work, phases.Parts, phases
 class Scanned:
     """Calling it with a number of gradient steps runs them as an offline phase does; state goes on from call to call."""
 
-    def __init__(self, name: str, store: Store, form: str = "auto") -> None:
-        self.work, self.parts, self.sums = prepared(name, store)
+    def __init__(self, name: str, store: Store, form: str = "auto", spec: Spec = SPEC) -> None:
+        self.work, self.parts, self.sums = prepared(name, store, spec)
         self.store, self.form, self.slices, self.done = store, form, self.work.learner.slices, 0
         # a function of its own: a program of another gradient form must not be found in jit's cache
         f = lambda *a: phases.update_many.__wrapped__(self.work, phases.BLOCK, *a)
@@ -78,7 +78,7 @@ class Scanned:
 
     def __call__(self, steps: int) -> None:
         blocks = max(1, round(steps / (self.slices * phases.BLOCK)))
-        with segue_form(self.form):
+        with gradient_form(self.form):
             self.parts, self.sums = self.program(
                 *self.static, np.int32(blocks), self.store, self.parts, self.sums, self.key, np.int32(self.done)
             )
@@ -87,7 +87,7 @@ class Scanned:
         self.steps = blocks * phases.BLOCK * self.slices  # gradient steps of this call
 
 
-def segue_form(form: str) -> Any:
+def gradient_form(form: str) -> Any:
     from segue import nets
 
     return nets.gradients(form)  # type: ignore[arg-type]
@@ -178,12 +178,12 @@ class Machine:
         t = os.times()
         return t.user + t.system + t.children_user + t.children_system
 
-    def report(self, live_children: float = 0.0) -> dict[str, Any]:
-        """Facts with the foreign CPU use so far; `live_children`: CPU seconds of children that still run."""
+    def report(self) -> dict[str, Any]:
+        """Facts, with the foreign CPU use so far. Close children first: their CPU time counts once they have ended."""
         wall, busy = time.perf_counter() - self.clock, _busy()
         foreign = None
         if busy is not None and self.busy is not None:
-            foreign = round(max(0.0, busy - self.busy - (self._own() - self.own) - live_children) / wall, 2)
+            foreign = round(max(0.0, busy - self.busy - (self._own() - self.own)) / wall, 2)
         return self.facts | {"load_after": os.getloadavg(), "foreign_cores": foreign}
 
 
@@ -201,7 +201,7 @@ def show(machine: Mapping[str, Any], title: str, columns: list[str], rows: list[
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     load = " -> ".join(f"{machine[k][0]:.2f}" for k in ("load_before", "load_after"))
     rate = "" if gemm is None else f", gemm 256^3 {gemm:.0f} GF/s"
     console.print(

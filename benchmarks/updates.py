@@ -78,15 +78,14 @@ def main() -> None:
         ratios = {form: common.ratio(samples[form], base) for form in forms if form != "auto"}
         data[name] = {"ms": samples, "gemm_gflops": rates, "x_attained": attained, "ratio_to_ours": ratios}
         row = [name, f"{median(base):.3f}", f"{attained:.2f}", f"{median(samples['plain']):.3f}"]
-        row += [f"{1 / ratios['plain']:.3f}"]
+        row += [f"{common.ratio(base, samples['plain']):.3f}"]
         row += [f"{median(samples['d3rlpy']):.2f}", f"{ratios['d3rlpy']:.2f}x"] if child else ["-", "-"]
         table.append(row)
-    facts = machine.report()
     if child:
-        child.close()
-        facts = machine.report()
-    columns = ["ms per gradient step", "ours", "x attained", "plain", "ours/plain", "d3rlpy", "d3rlpy/ours"]
-    common.show(facts, f"Offline updates, {args.rounds} rounds", columns, table, median(gemms))
+        child.close()  # before the report, which counts the CPU time of ended children as our own
+    facts = machine.report()
+    columns = ["", "ours", "x attained", "plain", "ours/plain", "d3rlpy", "d3rlpy/ours"]
+    common.show(facts, f"Offline: ms per gradient step, {args.rounds} rounds", columns, table, median(gemms))
     common.write(args.json, {"benchmark": "updates", "machine": facts, "peer": versions, "learners": data})
 
 

@@ -1,0 +1,185 @@
+"""IQL against recorded numbers of public code: three updates of the authors' and of CORL's version.
+
+The recorded runs hand their critic loss to Adam differently: CORL halves the sum over the two critics that we (and the
+authors) take whole. Losses are compared after halving ours. Adam hardly notices the factor: its step is
+m / (sqrt(v) + eps), and only `eps` does not scale along. That exact difference is computed here from the recorded
+gradients, Adam by hand, and put on the recorded parameters, so no tolerance has to hide it.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from zoo import make_batch
+
+from segue.learners import IQL
+from segue.learners.iql import State
+from segue.nets import Critic, GaussianActor, Layer, Mlp, Value
+from segue.optim import trained
+
+FOLDER = Path(__file__).parents[1].parent / "shared" / "data" / "parity"
+RUNS = ["iql_authors", "iql"]
+STEPS, LAYERS = 3, range(3)
+
+
+def read(name):
+    path = FOLDER / f"{name}.npz"
+    if not path.exists():
+        pytest.skip(f"{path.name} of ../shared is absent")
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def perceptron(z, net, dtype):
+    array = lambda key: jnp.asarray(z[key], dtype)
+    return Mlp(tuple(Layer(array(f"{net}/layer{i}/weight"), array(f"{net}/layer{i}/bias")) for i in LAYERS))
+
+
+def ensemble(z, net, dtype):
+    return jax.tree.map(lambda *members: jnp.stack(members), *(perceptron(z, f"{net}/{i}", dtype) for i in range(2)))
+
+
+def networks(z, at, dtype):
+    """Our nets with the recorded parameters at `at` ("init", "f64/step2/after", ...)."""
+    return {
+        "actor": GaussianActor(perceptron(z, f"{at}/actor", dtype), jnp.asarray(z[f"{at}/actor/log_std"], dtype)),
+        "critic": Critic(ensemble(z, f"{at}/critic", dtype)),
+        "target_critic": Critic(ensemble(z, f"{at}/target_critic", dtype)),
+        "value": Value(perceptron(z, f"{at}/value", dtype)),
+    }
+
+
+def learner_of(name, z):
+    hp = lambda key: float(z[f"hp/{key}"])
+    return IQL(
+        expectile=hp("expectile"),
+        beta=hp("beta"),
+        discount=hp("discount"),
+        target_rate=hp("tau"),
+        lr=hp("learning_rate"),
+        actor_decay=int(hp("cosine_steps")),
+        lagged_value=name == "iql",
+        hidden=(16, 16),
+    )
+
+
+def updates(name, z, dtype):
+    """The three states and metrics of the public `IQL.update`."""
+    learner, nets = learner_of(name, z), networks(z, "init", dtype)
+    state = State(
+        trained(nets["actor"]), trained(nets["critic"]), nets["target_critic"], trained(nets["value"]), jnp.int32(0)
+    )
+    columns = {"obs": "observations", "action": "actions", "reward": "rewards", "next_obs": "next_observations"}
+    columns = {ours: z[f"batch/{theirs}"] for ours, theirs in (columns | {"terminal": "terminals"}).items()}
+    batch = make_batch(len(columns["reward"]), **columns)
+    assert batch.obs.dtype == dtype
+    step, out = jax.jit(learner.update), []
+    for _ in range(STEPS):
+        state, info = step(state, batch, jax.random.key(0))
+        out.append((state, info))
+    return batch, out
+
+
+def adam_steps(grads, lr, eps=1e-8):
+    """Displacement after each of Adam's steps on these gradients, by hand."""
+    m = v = x = np.zeros_like(grads[0])
+    out = []
+    for t, g in enumerate(grads, 1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        x = x - lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + eps)
+        out.append(x)
+    return out
+
+
+def whole_loss(z):
+    """The recorded CORL run as it would be with the whole critic loss: `eps` counts half as much."""
+    z, lr, tau = dict(z), float(z["hp/learning_rate"]), float(z["hp/tau"])
+    for key in [k.removeprefix("init/critic/") for k in z if k.startswith("init/critic/")]:
+        grads = [z[f"f64/step{t}/grad/critic/{key}"].astype(np.float64) for t in range(1, STEPS + 1)]
+        more = zip(adam_steps([2 * g for g in grads], lr), adam_steps(grads, lr), strict=True)
+        target = 0.0
+        for t, (whole, half) in enumerate(more, 1):
+            z[f"f64/step{t}/after/critic/{key}"] = z[f"f64/step{t}/after/critic/{key}"] + (whole - half)
+            target = (1 - tau) * target + tau * (whole - half)
+            z[f"f64/step{t}/after/target_critic/{key}"] = z[f"f64/step{t}/after/target_critic/{key}"] + target
+    return z
+
+
+def losses(name, info):
+    """Our metrics in the names of the recorded losses."""
+    critic = 2 * info["critic/td"] if name == "iql_authors" else info["critic/td"]  # sum of two members, or half of it
+    return {"value": info["value/expectile"], "actor": info["actor/awr"], "critic": critic}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_three_updates_in_double_precision(name):
+    z = read(name)
+    # CORL's code casts a mask to single precision: losses hold to about 2e-9 (its README), ours to 1e-7 with ease
+    with jax.enable_x64(True):
+        _, out = updates(name, z, jnp.float64)
+        expected = whole_loss(z) if name == "iql" else z
+        for t, (state, info) in enumerate(out, 1):
+            for loss, number in losses(name, info).items():
+                np.testing.assert_allclose(number, z[f"f64/step{t}/loss/{loss}"], rtol=1e-7, err_msg=f"{loss} {t}")
+            ours = {"actor": state.actor.net, "critic": state.critic.net, "value": state.value.net}
+            ours["target_critic"] = state.target_critic
+            for net, theirs in networks(expected, f"f64/step{t}/after", jnp.float64).items():
+                for a, b in zip(jax.tree.leaves(ours[net]), jax.tree.leaves(theirs), strict=True):
+                    # a step is 3e-4 long: the floor is 1e-7 of it
+                    np.testing.assert_allclose(a, b, rtol=1e-7, atol=3e-11, err_msg=f"{net} after update {t}")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_intermediate_values_and_moments_in_double_precision(name):
+    """Values of update t from the recorded parameters before it, and gradients by Adam's first moment after update 1."""
+    z = read(name)
+    with jax.enable_x64(True):
+        batch, out = updates(name, z, jnp.float64)
+        (s, a, *_), rtol = batch.transition, 1e-7
+        for t in range(1, STEPS + 1):
+            nets = networks(z, "init" if t == 1 else f"f64/step{t - 1}/after", jnp.float64)
+            recorded = lambda what, t=t: z[f"f64/step{t}/value/{what}"]
+            np.testing.assert_allclose(nets["target_critic"](s, a).min(0), recorded("target_q_min"), rtol=rtol)
+            np.testing.assert_allclose(nets["value"](s), recorded("v"), rtol=rtol)
+            q1, q2 = nets["critic"](s, a)
+            np.testing.assert_allclose(q1, recorded("q1"), rtol=rtol)
+            np.testing.assert_allclose(q2, recorded("q2"), rtol=rtol)
+            log_prob = recorded("log_prob") if name == "iql_authors" else -recorded("neg_log_prob")
+            np.testing.assert_allclose(nets["actor"](s).log_prob(a), log_prob, rtol=rtol)
+        state = out[0][0]
+        factor = 2 if name == "iql" else 1
+        for net, scale in (("actor", 1), ("value", 1), ("critic", factor)):
+            m = getattr(state, net).opt.mu  # 0.1 times the gradient
+            m = m.net if net != "actor" else m
+            grads = {k.removeprefix(f"f64/step1/grad/{net}/"): z[k] for k in z if k.startswith(f"f64/step1/grad/{net}/")}
+            for key, grad in grads.items():
+                np.testing.assert_allclose(leaf(m, key), 0.1 * scale * grad, rtol=1e-7, atol=1e-10, err_msg=f"{net}/{key}")
+
+
+def leaf(net, key):
+    """The array of a recorded name in one of our nets: "1/layer0/weight", "layer2/bias", "log_std"."""
+    if key == "log_std":
+        return net.log_std
+    *member, layer, part = key.split("/")
+    layers = net.net.layers if hasattr(net, "log_std") else net.layers
+    array = getattr(layers[int(layer.removeprefix("layer"))], part)
+    return array[int(member[0])] if member else array
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_three_updates_in_single_precision(name):
+    z = read(name)
+    _, out = updates(name, z, jnp.float32)
+    for t, (_, info) in enumerate(out, 1):
+        for loss, number in losses(name, info).items():
+            # the README's worst between two float32 runs of the same code is 3e-6
+            np.testing.assert_allclose(number, z[f"f64/step{t}/loss/{loss}"], rtol=3e-6, err_msg=f"{loss} {t}")
+    nets = networks(z, f"f32/step{STEPS}/after", jnp.float32)
+    state = out[-1][0]
+    ours = {"actor": state.actor.net, "critic": state.critic.net, "value": state.value.net}
+    ours["target_critic"] = state.target_critic
+    for net, theirs in nets.items():
+        for a, b in zip(jax.tree.leaves(ours[net]), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=3e-6, err_msg=net)
