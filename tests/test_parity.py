@@ -155,7 +155,11 @@ def test_intermediate_values_and_moments_in_double_precision(name):
             m = m.net if net != "actor" else m
             grads = {k.removeprefix(f"f64/step1/grad/{net}/"): z[k] for k in z if k.startswith(f"f64/step1/grad/{net}/")}
             for key, grad in grads.items():
-                np.testing.assert_allclose(leaf(m, key), 0.1 * scale * grad, rtol=1e-7, atol=1e-10, err_msg=f"{net}/{key}")
+                # CORL's expectile weight passes through single precision: rows of the value's gradient are off by
+                # half of float32's eps, and so is their sum, whose terms are as large as its largest entry
+                half_eps = np.finfo(np.float32).eps / 2 if (name, net) == ("iql", "value") else 1e-9
+                atol = half_eps * 0.1 * scale * np.abs(grad).max()
+                np.testing.assert_allclose(leaf(m, key), 0.1 * scale * grad, rtol=1e-7, atol=atol, err_msg=f"{net}/{key}")
 
 
 def leaf(net, key):

@@ -1,0 +1,387 @@
+"""Laws that every learner keeps, and the sharper ones of each."""
+
+from dataclasses import replace
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from zoo import HIDDEN, PLAIN, ROWS, SPEC, WRAPPED, ZOO, batch_for, bc, close, handover, iql, make_batch, redq, sac, same, td3
+
+from segue import losses
+from segue import types as segue_types
+from segue.errors import HandoverError
+from segue.learners import BC, IQL, PEX, Expand, Hold
+from segue.types import Trained, core, split, with_core
+
+KEY = jax.random.key(5)
+OBS = jnp.asarray(np.random.default_rng(3).normal(size=(8, 3)), jnp.float32)
+slow = pytest.mark.slow
+
+SOME = [*PLAIN, *(pytest.param(name, marks=slow) for name in WRAPPED)]  # all of them only in the slow set
+
+
+@cache
+def step_of(learner):
+    return jax.jit(learner.update)
+
+
+@cache
+def state_of(learner, seed=0):
+    """An initial state whose targets differ from their nets, so that mixing them up shows."""
+    state = learner.init(jax.random.key(seed), SPEC)
+    inner = core(state)
+    targets = {n: jax.tree.map(lambda x: 0.9 * x + 0.01, t) for n, t in vars(inner).items() if n.startswith("target_")}
+    return with_core(state, segue_types.replace(inner, **targets)) if targets else state
+
+
+@cache
+def updated(learner):
+    """State and metrics after one update."""
+    return step_of(learner)(state_of(learner), batch_for(learner), KEY)
+
+
+def nets_of(state):
+    return {n: part.net if isinstance(part, Trained) else part for n, part in vars(core(state)).items()}
+
+
+# ---------------------------------------------------------------------------------------------------------- all of them
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_update_keeps_tree_shapes_and_types(name):
+    learner = ZOO[name]
+    before = jax.eval_shape(partial(learner.init, spec=SPEC), KEY)
+    after, info = jax.eval_shape(learner.update, before, batch_for(learner), KEY)
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(before), strict=True):
+        assert (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
+    assert info
+    for key, metric in info.items():
+        assert metric.shape == (), key
+        assert "/" in key
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_update_is_finite_and_repeatable(name):
+    learner = ZOO[name]
+    state, info = updated(learner)
+    again = step_of(learner)(state_of(learner), batch_for(learner), KEY)
+    assert same((state, info), again)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((state, info)))
+
+
+@pytest.mark.parametrize("name", ["sac", "redq", "td3", "pex(iql)", "pex(sac)"])
+def test_the_key_matters(name):
+    other, _ = step_of(ZOO[name])(state_of(ZOO[name]), batch_for(ZOO[name]), jax.random.key(6))
+    assert not same(other, updated(ZOO[name])[0])
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in ("iql", "td3") else slow) for n in ZOO])
+def test_without_jit(name):
+    learner = ZOO[name]
+    with jax.disable_jit():
+        state, info = learner.update(state_of(learner), batch_for(learner), KEY)
+    close((state, info), updated(learner))
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_seeds_at_once_are_seeds_one_by_one(name):
+    learner = ZOO[name]
+    states = [state_of(learner, 0), state_of(learner, 1)]
+    batches = [batch_for(learner), batch_for(learner, seed=1)]
+    keys = jax.random.split(jax.random.key(9), 2)
+    stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)
+    together = jax.jit(jax.vmap(learner.update))(stack(states), stack(batches), keys)
+    for i in range(2):
+        one = step_of(learner)(states[i], batches[i], keys[i])
+        close(jax.tree.map(lambda x, i=i: x[i], together), one)
+
+
+HELD = {
+    "hold(sac, actor)": {"actor"},
+    "hold(iql, critic)": {"critic", "target_critic"},
+    "pex(hold(iql, value))": {"value"},
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_only_the_nets_named_move(name):
+    before, (after, _) = core(state_of(ZOO[name])), updated(ZOO[name])
+    after, held = core(after), HELD.get(name, set())
+    for field in before.__dataclass_fields__:
+        if field in held:
+            assert same(getattr(after, field), getattr(before, field)), field
+        else:
+            assert not same(getattr(after, field), getattr(before, field)), field
+
+
+@pytest.mark.parametrize("name", ["hold(sac, actor)", "hold(iql, critic)"])
+def test_hold_changes_nothing_else(name):
+    learner = ZOO[name]
+    held, free = core(updated(learner)[0]), updated(learner.base)[0]
+    for field in set(free.__dataclass_fields__) - HELD[name]:
+        close(getattr(held, field), getattr(free, field))
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_core_of_a_wrapper_is_its_base(name):
+    learner = inner = WRAPPED[name]
+    while hasattr(inner, "base"):
+        inner = inner.base
+    wrapped = jax.eval_shape(partial(learner.init, spec=SPEC), KEY)
+    assert jax.tree.structure(core(wrapped)) == jax.tree.structure(jax.eval_shape(partial(inner.init, spec=SPEC), KEY))
+    assert (learner.discount, learner.slices) == (inner.discount, inner.slices)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_finite_on_extreme_batches(name):
+    learner = ZOO[name]
+    n = ROWS * learner.slices
+    big = 1e3 * np.random.default_rng(0).normal(size=(n, 3))
+    edge = np.sign(np.random.default_rng(1).normal(size=(n, 2)))
+    batch = batch_for(learner, obs=big, next_obs=-big, action=edge, reward=np.full(n, 1e6), mc_return=np.full(n, -np.inf))
+    state = state_of(learner)
+    for i in range(5):
+        state, info = step_of(learner)(state, batch, jax.random.key(i))
+        for key, metric in info.items():
+            assert np.isfinite(metric), (i, key)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_policy(name):
+    learner, state = ZOO[name], updated(ZOO[name])[0]
+    act = jax.jit(learner.policy, static_argnames="greedy")
+    keys = jax.random.split(KEY, len(OBS))
+    a = act(state, OBS[0], keys[0])
+    assert a.shape == (SPEC.act_dim,)
+    assert same(a, act(state, OBS[0], keys[0]))
+    assert any(not same(a, act(state, OBS[0], k)) for k in keys[1:])
+    greedy = [act(state, OBS[0], k, greedy=True) for k in keys]
+    assert all(same(greedy[0], g) for g in greedy)
+    assert float(jnp.abs(greedy[0]).max()) <= 1
+    many = jax.vmap(lambda o, k: learner.policy(state, o, k, True))(OBS, keys)
+    assert many.shape == (8, SPEC.act_dim)
+    np.testing.assert_allclose(many[0], greedy[0], rtol=1e-5, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------- target networks
+
+
+@pytest.mark.parametrize("name", ["iql", "sac", "pairs", "td3", "pex(iql)"])
+def test_targets_move_by_exactly_the_rate(name):
+    """Once per update: TD3's cycle moves all its targets once, after its last critic step."""
+    before, after = nets_of(state_of(ZOO[name])), nets_of(updated(ZOO[name])[0])
+    targets = [n for n in before if n.startswith("target_")]
+    assert len(targets) == (2 if name == "td3" else 1)
+    for n in targets:
+        expected = jax.tree.map(lambda p, t: 0.005 * p + 0.995 * t, after[n.removeprefix("target_")], before[n])
+        close(after[n], expected, rtol=1e-6, atol=1e-7)
+
+
+still = replace(redq, lr=0.0)
+
+
+def test_targets_move_with_every_critic_step():
+    """RLPD: rate 0.005 at every critic update (methods_a 6.1); three steps on critics that stand still."""
+    before, after = nets_of(state_of(still)), nets_of(updated(still)[0])
+    assert same(after["critic"], before["critic"])
+    keep = 0.995**3
+    expected = jax.tree.map(lambda p, t: (1 - keep) * p + keep * t, before["critic"], before["target_critic"])
+    close(after["target_critic"], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_the_policy_learns_from_the_last_slice():
+    """RLPD: one actor update on the last slice (methods_a 6.1); the critics stand still."""
+
+    def gradient(first, last):
+        draw = [make_batch(ROWS, seed) for seed in (first, first + 1, last)]
+        state, _ = step_of(still)(state_of(still), jax.tree.map(lambda *x: jnp.concatenate(x), *draw), KEY)
+        return state.actor.opt.mu
+
+    assert same(gradient(0, 5), gradient(2, 5))
+    assert not same(gradient(0, 5), gradient(0, 6))
+
+
+# ------------------------------------------------------------------------------------------------ whose gradient is whose
+
+
+def test_sac_actor_follows_its_own_loss_only():
+    """The gradient that Adam saw is that of (7) at the critics after their step, and of nothing else."""
+    before, (after, _), s = state_of(sac), updated(sac), batch_for(sac).obs
+
+    def loss(pi):
+        a, log_prob = pi(s).sample_and_log_prob(split(KEY, 3)[1])
+        return (1.0 * log_prob - after.critic.net(s, a).min(0)).mean()  # alpha = 1
+
+    close(after.actor.opt.mu, jax.tree.map(lambda g: 0.1 * g, jax.jit(jax.grad(loss))(before.actor.net)), atol=1e-6)
+
+
+def test_td3_actor_follows_the_first_critic_on_the_last_slice():
+    before, (after, _) = state_of(td3), updated(td3)
+    s = batch_for(td3).obs[ROWS:]
+    grad = jax.jit(jax.grad(lambda pi: -after.critic.net(s, pi(s).mode())[0].mean()))(before.actor.net)
+    close(after.actor.opt.mu, jax.tree.map(lambda g: 0.1 * g, grad), atol=1e-6)
+
+
+def test_iql_losses_follow_the_paper():
+    """methods_a 1.1 in the authors' order: V, policy with the new V, Q with the new V."""
+    before, (after, _) = state_of(iql), updated(iql)
+    s, a, r, s_next, terminal = batch_for(iql).transition
+    q, v = np.asarray(before.target_critic(s, a)).min(0), np.asarray(after.value(s))
+    y = np.asarray(r + 0.99 * (1 - terminal) * after.value(s_next))
+    weight = np.minimum(np.exp(3.0 * (q - v)), 100)
+    value_loss = lambda V: (jnp.where(q > V(s), 0.7, 0.3) * (q - V(s)) ** 2).mean()
+    actor_loss = lambda pi: -(weight * pi(s).log_prob(a)).mean()
+    critic_loss = lambda Q: ((Q(s, a)[0] - y) ** 2).mean() + ((Q(s, a)[1] - y) ** 2).mean()
+    for part, loss in (("value", value_loss), ("actor", actor_loss), ("critic", critic_loss)):
+        grad = jax.jit(jax.grad(loss))(getattr(before, part).net)
+        close(getattr(after, part).opt.mu, jax.tree.map(lambda g: 0.1 * g, grad), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("name", "untouched"), [("iql", {"value", "actor"}), ("bc", {"actor"})])
+def test_rewards_reach_critics_only(name, untouched):
+    learner = ZOO[name]
+    other = core(step_of(learner)(state_of(learner), batch_for(learner, reward=np.arange(ROWS)), KEY)[0])
+    for field, part in vars(core(updated(learner)[0])).items():
+        if field in untouched:
+            assert same(getattr(other, field), part), field
+        elif isinstance(part, Trained):
+            assert not same(getattr(other, field), part), field
+
+
+def test_terminal_rows_do_not_look_ahead():
+    end = np.ones(ROWS)
+    a, _ = step_of(iql)(state_of(iql), batch_for(iql, terminal=end), KEY)
+    b, _ = step_of(iql)(state_of(iql), batch_for(iql, terminal=end, next_obs=np.full((ROWS, 3), 7.0)), KEY)
+    assert same(a.critic, b.critic)
+
+
+# ------------------------------------------------------------------------------------------------------- of single pages
+
+
+def test_iql_actor_stands_still_when_its_rate_has_fallen():
+    learner = replace(iql, actor_decay=10)
+    end = segue_types.replace(state_of(iql), step=jnp.array(10, jnp.int32))
+    state, _ = step_of(learner)(end, batch_for(iql), KEY)
+    assert same(state.actor.net, end.actor.net)
+    assert not same(state.critic.net, end.critic.net)
+    moving, _ = step_of(learner)(segue_types.replace(end, step=jnp.array(5, jnp.int32)), batch_for(iql), KEY)
+    moved = jax.tree.map(jnp.subtract, moving.actor.net, end.actor.net)
+    full = jax.tree.map(jnp.subtract, updated(iql)[0].actor.net, end.actor.net)
+    close(moved, jax.tree.map(lambda x: 0.5 * x, full), rtol=1e-3, atol=2e-8)  # half way: half the rate
+
+
+def test_bc_of_a_squashed_head_takes_actions_at_the_box():
+    learner = BC(hidden=HIDDEN, head="squashed")
+    state, info = step_of(learner)(state_of(learner), batch_for(learner, action=np.ones((ROWS, 2))), KEY)
+    assert np.isfinite(info["actor/nll"])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+
+
+# ------------------------------------------------------------------------------------------------------------------ PEX
+
+
+@cache
+def expanded(learner, members=1):
+    """A set of `members` frozen policies that differ, and the learning one."""
+    policies = [core(learner.base.init(jax.random.key(20 + i), SPEC)).actor.net for i in range(members)]
+    frozen = tuple(jax.tree.map(lambda x, i=i: x + 0.1 * (i + 1), pi) for i, pi in enumerate(policies))
+    return segue_types.replace(learner.init(KEY, SPEC), members=frozen)
+
+
+MANY = jnp.asarray(np.random.default_rng(4).normal(size=(3000, 3)), jnp.float32)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_pex_without_temperature_chooses_uniformly(members):
+    learner = PEX(iql, inv_temperature=0.0)
+    _, i, logits = learner.propose(expanded(learner, members), MANY, KEY, False)
+    k = members + 1
+    assert logits.shape == (k, 3000)
+    counts = np.bincount(i, minlength=k)
+    assert (np.abs(counts - 3000 / k) < 4 * np.sqrt(3000 / k * (1 - 1 / k))).all(), counts
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("greedy", [False, True])
+def test_pex_with_a_large_inverse_temperature_takes_the_best(members, greedy):
+    learner = PEX(iql, inv_temperature=1e7)
+    state = expanded(learner, members)
+    a, i, logits = learner.propose(state, MANY, KEY, greedy)
+    q = np.asarray(logits) / 1e7
+    np.testing.assert_array_equal(i, q.argmax(0))
+    assert len(set(np.asarray(i).tolist())) == members + 1
+    # the chosen action is worth what its column said: actions and owners belong together
+    np.testing.assert_allclose(state.base.critic(MANY, a).min(0), q.max(0), rtol=1e-4, atol=1e-5)
+
+
+def test_pex_weights_are_those_of_the_paper():
+    """w proportional to exp(Q / alpha), Q the smaller of the two online critics (methods_a 2.2)."""
+    learner = PEX(iql, inv_temperature=10.0)
+    state = expanded(learner)
+    modes = jnp.stack([state.members[0](OBS).mode(), core(state).actor(OBS).mode()])
+    _, _, logits = learner.propose(state, OBS, KEY, True)
+    q = np.stack([np.asarray(state.base.critic(OBS, a)).min(0) for a in modes])
+    np.testing.assert_allclose(logits, 10 * q, rtol=1e-4, atol=1e-5)
+    _, _, info = learner.act(state, (), OBS[0], jnp.zeros(()), KEY, True)
+    w = np.exp(10 * q[:, 0]) / np.exp(10 * q[:, 0]).sum()
+    assert float(info["act/choice_entropy"]) == pytest.approx(-(w * np.log(w)).sum(), rel=1e-3)
+
+
+def test_frozen_members_propose_their_mode():
+    learner = PEX(iql, inv_temperature=0.0)
+    state = expanded(learner)
+    a, i, _ = learner.propose(state, OBS, KEY, False)
+    assert 0 < int(i.sum()) < 8
+    mode = state.members[0](OBS).mode()
+    np.testing.assert_allclose(a[i == 0], mode[i == 0], rtol=1e-5)
+    b, j, _ = replace(learner, sample_frozen=True).propose(state, OBS, KEY, False)
+    assert not np.allclose(b[j == 0], mode[j == 0], atol=1e-2)
+
+
+def test_frozen_members_stay_for_a_hundred_updates():
+    learner = PEX(iql)
+    first = state = Expand()(learner, handover(updated(iql)[0]))[0]
+    for i in range(100):
+        state, _ = step_of(learner)(state, batch_for(learner), jax.random.key(i))
+    assert same(state.members, first.members)
+    assert same(state.members[0], updated(iql)[0].actor.net)
+    assert not same(core(state).actor.net, core(first).actor.net)
+
+
+@pytest.mark.parametrize("hold", [False, pytest.param(True, marks=slow)], ids=["", "held"])
+@pytest.mark.parametrize("imitate", ["composite", "data"])
+def test_pex_distils_its_own_proposals(imitate, hold):
+    """methods_a 2.3: the data's actions are ignored. With beta = 0 no weight carries them either."""
+    base = IQL(hidden=HIDDEN, beta=0.0)
+    learner = PEX(Hold(base, ("value",)) if hold else base, imitate=imitate)
+    state = state_of(learner)
+    a, info = step_of(learner)(state, batch_for(learner), KEY)
+    b, _ = step_of(learner)(state, batch_for(learner, action=np.full((ROWS, 2), 0.3)), KEY)
+    assert same(core(a).actor, core(b).actor) is (imitate == "composite")
+    assert ("actor/own_proposals" in info) is (imitate == "composite")
+
+
+def test_pex_refuses_a_learner_without_critic_by_name():
+    with pytest.raises(HandoverError, match="BC has none"):
+        PEX(bc).init(KEY, SPEC)
+
+
+# -------------------------------------------------------------------------------------------------------------- settings
+
+
+def test_aggregations_reach_the_loss():
+    """`backup` and `improve` are read: with one mean and one minimum the updates differ."""
+    a, _ = updated(sac)
+    b, _ = step_of(replace(sac, backup=losses.Mean()))(state_of(sac), batch_for(sac), KEY)
+    assert not same(a.critic, b.critic)
+    assert same(a.log_alpha, b.log_alpha)
+
+
+def test_learners_are_values():
+    for learner in ZOO.values():
+        assert replace(learner) == learner
+        assert hash(replace(learner)) == hash(learner)
