@@ -12,7 +12,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 # On machines with few cores XLA's concurrent CPU schedule (jaxlib 0.10) can leave all its threads waiting for each
-# other: two runs of three stood still within a minute on two cores, none with the sequential schedule (benchmarks/README.md).
+# other: two runs of three stood still within a minute on two cores, none with the sequential schedule
+# (benchmarks/README.md).
 _SCHEDULE = "--xla_cpu_enable_concurrency_optimized_scheduler"
 if _SCHEDULE not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_SCHEDULE}=false".strip()

@@ -94,9 +94,9 @@ def train(
         return Result(phases[-1].learner, state.learner, list(read_run(folder).rows), task, phases)
 
     data = task.dataset if task.load_dataset is not None else None
-    state, fixed = start(seed, phases, task.spec, data)
+    first, fixed = start(seed, phases, task.spec, data)
     history: list[dict[str, Any]] = []
-    for state, rows in run(phases, task, state, fixed, settings):
+    for state, rows in run(phases, task, first, fixed, settings):
         check_rows(rows)
         history += rows
         if progress:

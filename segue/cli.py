@@ -249,7 +249,12 @@ def _counter(label: str) -> Any:
         shown[0] = now
         rate = done / max(now - began, 1e-9)
         line = f"{label}: {done:,}/{total:,}  {rate:,.0f}/s  {clock((total - done) / max(rate, 1e-9))} left"
-        print(f"\r\x1b[2K{line}" if live else line, end="\n" if not live or done >= total else "", file=sys.stderr, flush=True)
+        print(
+            f"\r\x1b[2K{line}" if live else line,
+            end="\n" if not live or done >= total else "",
+            file=sys.stderr,
+            flush=True,
+        )
 
     return progress
 
@@ -260,7 +265,9 @@ def _source(source: Path, seed: int) -> Path:
         return source
     if (source / f"seed-{seed}" / "config.json").exists():
         return source / f"seed-{seed}"
-    raise ConfigError(f"--from {source}: no run lies there for seed {seed} (neither config.json nor seed-{seed}/config.json)")
+    raise ConfigError(
+        f"--from {source}: no run lies there for seed {seed} (neither config.json nor seed-{seed}/config.json)"
+    )
 
 
 def _execute(folder: Path) -> int:

@@ -52,7 +52,7 @@ def temperature(log_alpha: Array, log_prob: Float[Array, " B"], target_entropy: 
     return alpha * (entropy - target_entropy), {"actor/alpha": alpha}
 
 
-# --------------------------------------------------------------------------------------------------------- aggregations
+# -------------------------------------------------------------------------------------------------------- aggregations
 
 
 class Aggregation(Protocol):

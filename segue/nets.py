@@ -112,7 +112,7 @@ def _forward(net: Mlp, inputs: tuple[Array, ...], masks: Sequence[Array] = ()) -
     return h @ net.layers[-1].weight + _row(net.layers[-1].bias)
 
 
-# --------------------------------------------------------------------------------------------------- fast gradient form
+# -------------------------------------------------------------------------------------------------- fast gradient form
 
 NORM_EPS = 1e-6
 _FORM: list[Literal["auto", "fast", "plain"]] = ["auto"]
@@ -214,7 +214,7 @@ def _mlp_backward(residuals: tuple, g: Array) -> tuple[Mlp, tuple[Array, ...]]:
 
 _mlp.defvjp(_mlp_forward, _mlp_backward)
 
-# --------------------------------------------------------------------------------------------------------- value nets
+# ---------------------------------------------------------------------------------------------------------- value nets
 
 
 class Critic(Module):
@@ -222,7 +222,7 @@ class Critic(Module):
 
     net: Mlp
 
-    def __call__(self, obs: Float[Array, "*B obs"], action: Float[Array, "*B act"]) -> Float[Array, E *B]:
+    def __call__(self, obs: Float[Array, "*B obs"], action: Float[Array, "*B act"]) -> Float[Array, E * B]:
         return self.net(obs, action)[..., 0]
 
 
@@ -244,7 +244,7 @@ def value(key: Key, spec: Spec, hidden: Sequence[int], layer_norm: bool = False)
     return Value(mlp(key, (spec.obs_dim, *hidden, 1), layer_norm=layer_norm))
 
 
-# ------------------------------------------------------------------------------------------------------ distributions
+# ------------------------------------------------------------------------------------------------------- distributions
 
 
 def normal_log_prob(x: Float[Array, "*B A"], mean: Array, std: Array) -> Float[Array, "*B"]:

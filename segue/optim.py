@@ -25,7 +25,9 @@ def trained(net: T) -> Trained[T]:
     return Trained(net, ADAM.init(net))
 
 
-def descend(lr: float | Array, state: Trained[T], loss: Callable[[T], tuple[Array, Metrics]]) -> tuple[Trained[T], Metrics]:
+def descend(
+    lr: float | Array, state: Trained[T], loss: Callable[[T], tuple[Array, Metrics]]
+) -> tuple[Trained[T], Metrics]:
     """One Adam step on ``loss(net) -> (scalar, metrics)``; returns the new net and the metrics before the step."""
     grads, metrics = jax.grad(loss, has_aux=True)(state.net)
     steps, opt = ADAM.update(grads, state.opt)

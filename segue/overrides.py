@@ -57,7 +57,9 @@ def _exchange(node: Any, fields: list[str], value: Any, path: str) -> Any:
 def _fit(old: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(old):
         inner = ", ".join(f.name for f in dataclasses.fields(old))
-        raise ConfigError(f"--set {path}: holds a {type(old).__name__}; set one of its fields: {inner or 'it has none'}")
+        raise ConfigError(
+            f"--set {path}: holds a {type(old).__name__}; set one of its fields: {inner or 'it has none'}"
+        )
     if old is None or (value is None and old is None):
         return value
     if isinstance(old, bool) or isinstance(value, bool):

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array
 
 from segue.bonuses import Nothing
-from segue.errors import ConfigError, EnvironmentFault
+from segue.errors import ConfigError, Diverged, EnvironmentFault
 from segue.evaluate import Environment, Interrupted, act, begin, evaluate, seed_of
 from segue.replays import Uniform
 from segue.store import Affine, Ring, Store, close_episode, make_store, with_returns
@@ -33,7 +33,7 @@ from segue.types import Batch, Bonus, Episode, Handover, Key, Learner, Replay, S
 
 Row = dict[str, Any]
 
-# ------------------------------------------------------------------------------------------------------------- schedules
+# ----------------------------------------------------------------------------------------------------------- schedules
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Work(NamedTuple):
     batch_size: int
 
 
-# ------------------------------------------------------------------------------------------------------------- run state
+# ----------------------------------------------------------------------------------------------------------- run state
 
 
 class Parts(NamedTuple):
@@ -174,7 +174,7 @@ class Live(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """Everything; a checkpoint holds exactly this. Arrays of a yielded state are valid until the next one is asked for."""
+    """Everything; a checkpoint holds exactly this. A yielded state's arrays are valid until the next one is asked for."""
 
     seed: int
     phase: int = 0
@@ -225,7 +225,7 @@ def phase_key(seed: int, phase: int, stream: int) -> Key:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), phase), stream)
 
 
-# --------------------------------------------------------------------------------------------------------------- updates
+# ------------------------------------------------------------------------------------------------------------- updates
 
 
 def draw_rows(work: Work, rstate: Any, store: Store, key: Key) -> tuple[Array, Array]:
@@ -295,7 +295,9 @@ def update_many(
     return jax.lax.fori_loop(0, blocks, body, (parts, sums))
 
 
-@partial(jax.jit, static_argnames=("work", "n", "acts", "uniform"), donate_argnames=("ring", "parts", "sums", "act_sums"))
+@partial(
+    jax.jit, static_argnames=("work", "n", "acts", "uniform"), donate_argnames=("ring", "parts", "sums", "act_sums")
+)
 def _online_step(
     work: Work,
     n: int,
@@ -343,7 +345,7 @@ def _single(c: dict[str, Array]) -> Batch:
     )
 
 
-# -------------------------------------------------------------------------------------------------------------- the loop
+# ------------------------------------------------------------------------------------------------------------ the loop
 
 
 class Context(NamedTuple):
@@ -355,6 +357,7 @@ class Context(NamedTuple):
     store: Store  # its ring is a blank of one row; the real one travels in the RunState
     env: Callable[[str], Environment]  # "training" or "evaluation", made when first asked for
     interrupted: Callable[[], bool]
+    faults: list[EnvironmentFault | Diverged]  # of the environment, raised once the steps before it are yielded
 
 
 def ring_capacity(phases: tuple[Phase, ...]) -> int:
@@ -411,7 +414,7 @@ def run(
 
     try:
         while state.phase < len(phases) and not interrupted():
-            c = Context(phases, task, settings, fixed, env, interrupted)
+            c = Context(phases, task, settings, fixed, env, interrupted, [])
             phase, clock = phases[state.phase], time.monotonic()
             if not state.entered:
                 state, fixed, rows = _enter(c, phase, state)
@@ -429,6 +432,8 @@ def run(
                 state, rows = _leave(c, phase, state), []
             state = state._replace(wall=state.wall + time.monotonic() - clock)
             yield state, [row | {"wall": round(state.wall, 3)} for row in rows]
+            if c.faults:
+                raise c.faults[0]
     finally:
         for e in envs.values():
             e.close()
@@ -545,8 +550,8 @@ def _evaluation(c: Context, phase: Phase, state: RunState) -> tuple[RunState, li
             )
         except Interrupted:
             return state, []
-        except EnvironmentFault as fault:
-            raise EnvironmentFault(f"phase {phase.name!r}, step {state.step}: {fault}") from fault
+        except (EnvironmentFault, Diverged) as fault:
+            raise type(fault)(f"phase {phase.name!r}, step {state.step}: {fault}") from fault
         returns = [o.return_ for o in outcomes]
         mean, length = float(np.mean(returns)), float(np.mean([o.length for o in outcomes]))
         names = sorted({k for o in outcomes for k in o.extras})
@@ -606,7 +611,7 @@ def _work_off(c: Context, phase: Phase, state: RunState) -> RunState:
     return _choose(c, phase, state) if state.owed < slices and state.live is not None else state
 
 
-# ----------------------------------------------------------------------------------------------------------- interaction
+# --------------------------------------------------------------------------------------------------------- interaction
 
 
 def _open_episode(c: Context, phase: Phase, state: RunState) -> RunState:
@@ -650,10 +655,10 @@ def _interact(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list
                 state = _open_episode(c, phase, state)
             live = state.live
             result = env.step(live.action)
-        except EnvironmentFault as fault:
-            raise EnvironmentFault(
-                f"phase {phase.name!r}, step {state.step}, episode {len(state.episodes.start)}: {fault}"
-            ) from fault
+        except (EnvironmentFault, Diverged) as fault:
+            where = f"phase {phase.name!r}, step {state.step}, episode {len(state.episodes.start)}"
+            c.faults.append(type(fault)(f"{where}: {fault}"))
+            break
         step, length = state.step + 1, live.length + 1
         cut = step == phase.steps and not (result.terminal or result.timeout)  # the phase ends: as a time limit
         ended = result.terminal or result.timeout or cut

@@ -19,7 +19,7 @@ from segue.runs.codec import encode, leaves
 
 
 def origins(method: str, task: Any, phase: Phase, index: int, changed: dict[str, Any]) -> list[tuple[str, Any, str]]:
-    """Path, value and origin of every field of a phase: ``--set``, a preset with its source, a default, or the recipe."""
+    """Path, value and origin of every field: ``--set``, a preset with its source, a default, or the recipe."""
     rows = []
     for path, value in leaves(encode(phase)):
         if path == "@":
@@ -90,13 +90,13 @@ def cost(task: Any, phases: tuple[Phase, ...], seconds: float = 4.0) -> dict[str
     console = Console()
     needs_data = any(not p.online for p in phases)
     trial = tuple(dataclasses.replace(p, steps=_trial_steps(p)) for p in phases)
-    state, fixed = start(0, phases, task.spec, task.dataset if needs_data or task.load_dataset else None)
+    first, fixed = start(0, phases, task.spec, task.dataset if needs_data or task.load_dataset else None)
     settings = Settings(eval_every=10**9, eval_episodes=0, log_every=20)
     marks: dict[str, list[tuple[float, int]]] = {p.name: [] for p in phases}
     learners: dict[str, Any] = {}
     with console.status("timing a few seconds of each phase"):
         skip: set[str] = set()
-        for state, _ in run(trial, task, state, fixed, settings, lambda: False):
+        for state, _ in run(trial, task, first, fixed, settings, lambda: False):
             name = trial[min(state.phase, len(trial) - 1)].name
             if state.entered and name not in skip:
                 marks[name].append((time.monotonic(), state.step))

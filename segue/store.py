@@ -129,9 +129,7 @@ def make_store(spec: Spec, dataset: Any | None, capacity: int) -> Store:
         d = dataset
         rows = layout.pack(d.obs, d.action, d.reward, d.next_obs, d.terminal, d.timeout, d.step)
     capacity = max(capacity, 1)
-    ring = Ring(
-        jnp.zeros((capacity, layout.width)), jnp.full((capacity,), UNKNOWN), jnp.zeros((), jnp.int32)
-    )
+    ring = Ring(jnp.zeros((capacity, layout.width)), jnp.full((capacity,), UNKNOWN), jnp.zeros((), jnp.int32))
     return Store(jnp.asarray(rows), jnp.zeros(rows.shape[0]), ring, layout, 0 if dataset is None else rows.shape[0])
 
 

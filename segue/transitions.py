@@ -33,8 +33,10 @@ def retrace(state: Any) -> Any:
 
 def _shapes(tree: Any) -> str:
     leaves = jax.tree.leaves(tree)
-    return f"{type(tree).__name__} with arrays " + ", ".join(str(tuple(x.shape)) for x in leaves[:8]) + (
-        ", ..." if len(leaves) > 8 else ""
+    return (
+        f"{type(tree).__name__} with arrays "
+        + ", ".join(str(tuple(x.shape)) for x in leaves[:8])
+        + (", ..." if len(leaves) > 8 else "")
     )
 
 

@@ -112,7 +112,7 @@ class Learner(ABC):
         return state
 
     def refit(self, state: Any, draw: Callable[[Key, int], Batch], key: Key) -> Any:
-        """The state after learning from the whole store, on the host; ``draw(key, n)`` samples by the phase's replay."""
+        """The state after learning from the whole store, on the host; ``draw(key, n)`` samples by the replay."""
         return state
 
 

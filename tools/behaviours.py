@@ -1,7 +1,7 @@
 """Train the behaviour policies that the locomotion datasets are rolled out with, and pack the levels into one file.
 
-    python tools/behaviours.py train hopper --steps 400000 --out behaviours-hopper      # hours or less, resumes by itself
-    python tools/behaviours.py pack hopper --out behaviours-hopper                      # writes segue/tasks/behaviours/
+    python tools/behaviours.py train hopper --steps 400000 --out behaviours-hopper   # half an hour on one core
+    python tools/behaviours.py pack hopper --out behaviours-hopper                   # writes segue/tasks/behaviours/
 
 One SAC run (128x128, seed 0), its actor kept every 10,000 steps with the mean return of ten episodes with the policy's
 own action noise. *expert* is the best actor kept; *medium* the one of the first 200,000 steps whose sampled score is
@@ -34,13 +34,11 @@ def train(name: str, steps: int, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     task = tasks.get(name)
     learner = SAC(hidden=(128, 128))
-    phase = Phase(
-        "online", learner, steps, online=True, replay=Symmetric(0.0), warmup=Warmup(5_000, "uniform")
-    )
-    state, fixed = start(0, (phase,), task.spec, None)
+    phase = Phase("online", learner, steps, online=True, replay=Symmetric(0.0), warmup=Warmup(5_000, "uniform"))
+    first, fixed = start(0, (phase,), task.spec, None)
     env, record = task.make_env(), []
     settings = Settings(eval_every=EVERY, eval_episodes=0, log_every=EVERY)
-    for state, rows in run((phase,), task, state, fixed, settings):
+    for state, rows in run((phase,), task, first, fixed, settings):
         if not any(row["kind"] == "train" for row in rows):
             continue
         row = {"step": state.step}
@@ -50,7 +48,7 @@ def train(name: str, steps: int, out: Path) -> None:
         record.append(row)
         print(row, flush=True)
         layers = state.learner.actor.net.net.layers
-        arrays = {f"layer{i}/{n}": np.asarray(getattr(l, n)) for i, l in enumerate(layers) for n in ("weight", "bias")}
+        arrays = {f"layer{i}/{n}": np.asarray(getattr(x, n)) for i, x in enumerate(layers) for n in ("weight", "bias")}
         save_file(arrays, out / f"{state.step}.safetensors")
         (out / "record.json").write_text(json.dumps(record))
 

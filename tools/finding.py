@@ -20,8 +20,18 @@ SMALL = ["--set", f"phases.offline.learner.hidden={SIZE}"]
 
 FINDINGS = {  # arms in order; `from` names the arm whose pre-training is shared
     "hopper": [
-        {"arm": "direct", "task": "hopper-medium", "from": None, "set": ["--set", f"phases.online.learner.hidden={SIZE}"]},
-        {"arm": "pex", "task": "hopper-medium", "from": "direct", "set": ["--set", f"phases.online.learner.base.hidden={SIZE}"]},
+        {
+            "arm": "direct",
+            "task": "hopper-medium",
+            "from": None,
+            "set": ["--set", f"phases.online.learner.hidden={SIZE}"],
+        },
+        {
+            "arm": "pex",
+            "task": "hopper-medium",
+            "from": "direct",
+            "set": ["--set", f"phases.online.learner.base.hidden={SIZE}"],
+        },
     ]
 }
 
@@ -51,7 +61,18 @@ def main() -> None:
             if file.exists():
                 continue
             out = a.runs / a.finding / arm["arm"]
-            command = [sys.executable, "-m", "segue", "run", arm["arm"], arm["task"], "--seeds", str(seed), "--out", str(out)]
+            command = [
+                sys.executable,
+                "-m",
+                "segue",
+                "run",
+                arm["arm"],
+                arm["task"],
+                "--seeds",
+                str(seed),
+                "--out",
+                str(out),
+            ]
             command += [*COMMON, *SMALL, *arm["set"]]
             if arm["from"]:
                 command += ["--from", str(a.runs / a.finding / arm["from"])]

@@ -43,7 +43,9 @@ class IQL(Learner):
     discount: float = 0.99  # γ
     target_rate: float = 0.005
     lr: float = 3e-4
-    actor_decay: int | None = None  # updates after which the actor's rate has fallen to 0 along a cosine; None: constant
+    actor_decay: int | None = (
+        None  # updates after which the actor's rate has fallen to 0 along a cosine; None: constant
+    )
     lagged_value: bool = False  # True: π and Q use V from before its step (CORL's order)
     head: nets.Head = "gaussian"  # "gaussian": tanh mean, free std; "squashed": tanh of a Gaussian
     hidden: tuple[int, ...] = (256, 256)
@@ -72,9 +74,7 @@ class IQL(Learner):
         else:
             a_pi, adv = a, q_hat - V(s)  # [B]
         lr = self.lr if self.actor_decay is None else self.lr * cosine(state.step, self.actor_decay)
-        actor, p = descend(
-            lr, state.actor, lambda pi: losses.awr(pi(s, key=key).log_prob(a_pi), adv, self.beta)
-        )  # (7)
+        actor, p = descend(lr, state.actor, lambda pi: losses.awr(pi(s, key=key).log_prob(a_pi), adv, self.beta))  # (7)
 
         target = r + self.discount * (1 - terminal) * V(s_next)  # [B]
         critic, c = descend(self.lr, state.critic, lambda Q: losses.td(Q(s, a), target))  # (6)

@@ -6,8 +6,8 @@ The offline policy π_β is kept, frozen; a new π_θ learns by `base`; the crit
 action and the critic draws between them. The set may grow: expanding an expanded state freezes its π_θ too.
 A base that imitates actions (IQL) learns π_θ from the set's own proposals; any other learns as it always does.
 
-Departures: greedy evaluation takes the best proposal's mode, where the released code stays 10 % random twice; a batch is
-proposed for before the update's own steps, where the released code does so between them; stored actions are clipped
+Departures: greedy evaluation takes the best proposal's mode, where the released code stays 10 % random twice; a batch
+is proposed for before the update's own steps, where the released code does so between them; stored actions are clipped
 to the box. Frozen members act by their mode, as released; the paper's equation samples them (`sample_frozen`). The
 paper's Algorithm 1 lets the base imitate the data's actions (`imitate="data"`).
 """

@@ -5,11 +5,11 @@
     L_π = E[ α log π(a|s) - improve_j Q_j(s,a) ],  a ~ π(s)         (2018b, eq. 7)
     L_α = E[ α (H(π) - H̄) ]                                         (2018b, eq. 18)
 
-Which members count, in the target (`backup`) and for the policy (`improve`), is an aggregation of `segue.losses`: with two
-critics and `Min` this is SAC; larger ensembles, random subsets and several critic steps per policy step make half
+Which members count, in the target (`backup`) and for the policy (`improve`), is an aggregation of `segue.losses`: with
+two critics and `Min` this is SAC; larger ensembles, random subsets and several critic steps per policy step make half
 the field. `critic_updates` critic steps on consecutive slices of one batch come before one step of π and α.
 
-Departures: the order critics, targets, π, α is that of jaxrl and RLPD; the first policy lies near the middle of the box.
+Departures: the order critics, targets, π, α is that of jaxrl and RLPD; the first policy lies near the box's middle.
 """
 
 from __future__ import annotations
