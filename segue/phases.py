@@ -174,7 +174,10 @@ class Live(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """Everything; a checkpoint holds exactly this. A yielded state's arrays are valid until the next one is asked for."""
+    """Everything; a checkpoint holds exactly this. A yielded state's arrays are valid until the next one is asked for.
+
+    `parts` is None before the first phase was entered, `live` between episodes.
+    """
 
     seed: int
     phase: int = 0
