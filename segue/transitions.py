@@ -133,7 +133,8 @@ class Carry:
     def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]:
         report: Report = {}
         pretrained = _source(handover, "Carry")
-        state = inherit(learner.init(handover.key, handover.spec), pretrained, report, moments=self.moments)
+        state = learner.init(handover.key, handover.spec)
+        state = inherit(state, pretrained, report, skip=handover.skip, moments=self.moments)
         return retrace(state), report
 
 
@@ -148,7 +149,7 @@ class CarryPolicy:
         pretrained = _source(handover, "CarryPolicy")
         state = learner.init(handover.key, handover.spec)
         others = tuple(n for n in core(state).__dataclass_fields__ if n not in ("actor", "target_actor"))
-        state = inherit(state, pretrained, report, skip=others, moments=self.moments)
+        state = inherit(state, pretrained, report, skip=(*others, *handover.skip), moments=self.moments)
         if report.get("actor") != "carried":
             raise HandoverError(f"CarryPolicy: the source phase has no actor to carry into {type(learner).__name__}")
         if report.get("target_actor") == "fresh":  # a source without target: it starts equal to the actor
@@ -167,7 +168,7 @@ class Reset:
 
     def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]:
         k_base, k_fresh = split(handover.key)
-        state, report = self.base(learner, handover._replace(key=k_base))
+        state, report = self.base(learner, handover._replace(key=k_base, skip=(*handover.skip, *self.nets)))
         inner, fresh = core(state), core(learner.init(k_fresh, handover.spec))
         fields = {}
         for name in self.nets:

@@ -124,6 +124,7 @@ class Handover(NamedTuple):
     store: Any  # segue.store.Store
     pretrained: Any | None  # last state of the source phase; None at the start of a run
     score: float | None  # normalised score at the end of the source phase
+    skip: tuple[str, ...] = ()  # nets that will be drawn anew whatever the source has
 
 
 class Transition(Protocol):

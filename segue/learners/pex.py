@@ -109,7 +109,7 @@ class Expand:
         if pretrained is None or not hasattr(core(pretrained), "actor"):
             raise HandoverError("Expand needs a source phase whose learner has an actor")
         fresh = learner.init(handover.key, handover.spec)
-        base = inherit(fresh.base, pretrained, report, skip=("actor",), moments=self.moments)
+        base = inherit(fresh.base, pretrained, report, skip=("actor", *handover.skip), moments=self.moments)
         earlier = wrapper(State, pretrained)
         members = (*(earlier.members if earlier else ()), core(pretrained).actor.net)
         for i in range(len(members)):
