@@ -166,6 +166,25 @@ def test_unequal_nets_are_refused_by_name(transition, new, old, net):
         transition(new, handover(source(old)))
 
 
+@pytest.mark.parametrize(
+    ("new", "old", "net"),
+    [
+        (sac, iql, "actor"),
+        (SAC(hidden=HIDDEN, n_critics=4), sac, "critic"),
+        (PEX(SAC(hidden=HIDDEN, n_critics=4)), iql, "critic"),
+    ],
+)
+def test_the_way_out_that_the_refusal_names(new, old, net):
+    base = Expand() if isinstance(new, PEX) else Carry()
+    with pytest.raises(HandoverError, match="cannot be carried"):
+        base(new, handover(source(old)))
+    state, report = Reset(base, (net,))(new, handover(source(old)))
+    assert report[net] == report[f"{net} optimiser"] == "reset"
+    assert jax.tree.structure(core(state)) == jax.tree.structure(core(new.init(jax.random.key(0), SPEC)))
+    other = "critic" if net == "actor" else "actor"
+    assert same(getattr(core(state), other).net, getattr(source(old), other).net) or isinstance(new, PEX)
+
+
 # ------------------------------------------------------------------------------------------------- CarryPolicy, Reset
 
 

@@ -1,0 +1,141 @@
+"""Every offline learner x transition x online learner x replay, by types and shapes only.
+
+What fits must go through transition and update; what does not must say so by a HandoverError (or, for a net that the
+learner does not have, a ConfigError). `fits` says which is which, from what the parts are, not from what they do.
+"""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from zoo import HIDDEN, SPEC, ZOO, bc, iql, redq, sac, td3
+
+from segue.bonuses import Nothing
+from segue.errors import ConfigError, HandoverError
+from segue.learners import BC, IQL, PEX, SAC, TD3, Expand
+from segue.phases import Parts, Work, update_once
+from segue.replays import Symmetric, Uniform
+from segue.store import Affine, make_store
+from segue.transitions import Carry, CarryPolicy, Fresh, Reset
+from segue.types import Handover
+
+OFFLINE = {
+    "bc": bc,
+    "bc squashed": BC(hidden=HIDDEN, head="squashed"),
+    "bc deterministic": BC(hidden=HIDDEN, head="deterministic"),
+    "iql": iql,
+    "iql squashed": IQL(hidden=HIDDEN, head="squashed"),
+    "sac": sac,
+    "redq": redq,
+    "td3": td3,
+    "pex(iql)": ZOO["pex(iql)"],
+}
+TRANSITIONS = {
+    "fresh": Fresh(),
+    "carry": Carry(),
+    "carry nets": Carry(moments=False),
+    "policy": CarryPolicy(),
+    "reset critic": Reset(Carry(), ("critic",)),
+    "expand": Expand(),
+}
+REPLAYS = {"uniform": Uniform(), "symmetric": Symmetric(0.5), "online": Symmetric(0.0)}
+KEY = jax.random.key(0)
+FEW = [  # in the fast set: one that fits and one that does not by every transition
+    ("iql", "fresh", "sac"),
+    ("iql", "carry", "iql"),
+    ("iql squashed", "carry", "sac"),
+    ("iql", "carry", "sac"),
+    ("sac", "carry nets", "redq"),
+    ("bc squashed", "policy", "sac"),
+    ("bc", "policy", "td3"),
+    ("sac", "reset critic", "redq"),
+    ("bc", "reset critic", "bc"),
+    ("iql", "expand", "pex(sac)"),
+    ("pex(iql)", "expand", "pex(iql)"),
+    ("iql", "expand", "iql"),
+]
+COMBINATIONS = [(o, t, n) for o in OFFLINE for t in TRANSITIONS for n in ZOO]
+CASES = [pytest.param(*c, marks=() if c in FEW else pytest.mark.slow) for c in COMBINATIONS]
+
+
+def base_of(learner):
+    while hasattr(learner, "base"):
+        learner = learner.base
+    return learner
+
+
+def head(learner):
+    return {SAC: "squashed", TD3: "deterministic"}.get(type(learner)) or learner.head
+
+
+def critics(learner):
+    """What a critic must share to be carried; None without one."""
+    if isinstance(learner, SAC):
+        return learner.n_critics, learner.layer_norm
+    return None if isinstance(learner, BC) else (2, False)
+
+
+def fits(offline, transition, online):
+    """None, or the error that must come."""
+    old, new = base_of(offline), base_of(online)
+    if isinstance(transition, Reset) and critics(new) is None:
+        return HandoverError if head(old) != head(new) else ConfigError
+    if isinstance(transition, Expand) and not isinstance(online, PEX):
+        return HandoverError
+    if isinstance(transition, Carry | CarryPolicy | Reset) and head(old) != head(new):
+        return HandoverError
+    both = critics(old) is not None and critics(new) is not None
+    if isinstance(transition, Carry | Expand) and both and critics(old) != critics(new):
+        return HandoverError
+    return None
+
+
+@cache
+def abstract(learner):
+    return jax.eval_shape(partial(learner.init, spec=SPEC), KEY)
+
+
+@cache
+def store():
+    return jax.eval_shape(lambda: make_store(SPEC, None, 8))
+
+
+UPDATED = set()  # (learner, replay, shapes) that have gone through
+
+
+def check_update(learner, state):
+    for replay in REPLAYS.values():
+        signature = (learner, replay, jax.tree.structure(state), tuple((x.shape, x.dtype) for x in jax.tree.leaves(state)))
+        if signature in UPDATED:
+            continue
+        work = Work(learner, replay, Nothing(), Affine(), 8)
+        parts, info = jax.eval_shape(partial(update_once, work), store(), Parts(state, (), ()), KEY)
+        assert jax.tree.structure(parts.learner) == jax.tree.structure(state)
+        shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(parts.learner)]
+        assert shapes == [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
+        assert info["replay/offline"].shape == ()
+        UPDATED.add(signature)
+
+
+@pytest.mark.parametrize(("offline", "transition", "online"), CASES)
+def test_combination(offline, transition, online):
+    learner, source = ZOO[online], OFFLINE[offline]
+    report = {}
+
+    def hand_over(key, pretrained):
+        state, lines = TRANSITIONS[transition](learner, Handover(SPEC, key, None, pretrained, None))
+        report.update(lines)
+        return state
+
+    error = fits(source, TRANSITIONS[transition], learner)
+    if error is None:
+        state = jax.eval_shape(hand_over, KEY, abstract(source))
+        assert report
+        check_update(learner, state)
+        act = lambda s, k: learner.policy(s, jnp.zeros(SPEC.obs_dim), k)
+        assert jax.eval_shape(act, state, KEY).shape == (SPEC.act_dim,)
+    else:
+        with pytest.raises(error) as caught:
+            jax.eval_shape(hand_over, KEY, abstract(source))
+        assert len(str(caught.value)) > 40
