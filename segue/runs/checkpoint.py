@@ -2,7 +2,7 @@
 
     checkpoints/manifest.json, manifest.previous.json     what belongs together, with checksums
     checkpoints/state-<n>.safetensors                     everything but the ring's rows
-    checkpoints/ring-<first>-<end>.npy                    rows first..end-1 of all rows ever written
+    checkpoints/ring-<n>-<first>-<end>.npy                rows first..end-1 of all rows ever written
 
 A kill at any moment leaves the manifest before or the one after. A damaged file is noticed by its checksum and the
 checkpoint before it is used instead, aloud.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ import numpy as np
 
 from segue.errors import CheckpointError
 from segue.phases import RunState
+from segue.runs.codec import dumps
 from segue.runs.files import pack_state, read_json, read_verified, sha256, unpack_state, write_atomically
 from segue.store import Ring
 
 FORMAT = 1
 MANIFEST, PREVIOUS = "manifest.json", "manifest.previous.json"
+_NUMBERED = re.compile(r"(?:state|ring)-(\d+)[-.]")
 
 
 @partial(jax.jit, static_argnames="n")
@@ -42,6 +45,10 @@ def _rows(ring: Ring, first: int, end: int) -> np.ndarray:
     return np.asarray(_take(ring.rows, np.int32(first % ring.capacity), padded))[: end - first]
 
 
+def _digest(manifest: dict[str, Any]) -> str:
+    return sha256(dumps({k: v for k, v in manifest.items() if k != "sha256"}).encode())
+
+
 class Checkpoints:
     """The checkpoints of one run. `save` and `load` keep track of which rows lie on disk."""
 
@@ -49,6 +56,7 @@ class Checkpoints:
         self.folder = folder
         self.number = 0
         self.segments: list[dict[str, Any]] = []
+        self.whole: bytes | None = None  # the manifest of the last checkpoint known to be whole
 
     @property
     def saved_rows(self) -> int:
@@ -60,18 +68,17 @@ class Checkpoints:
         Raises `CheckpointError` on a full disk; the checkpoint before is then untouched.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        ring, end = state.ring, state.env_steps
+        ring, end, number = state.ring, state.env_steps, self.number + 1
         oldest = max(0, end - ring.capacity)
         segments = [s for s in self.segments if s["end"] > oldest]
         first = max(self.saved_rows, oldest)
         if end > first:
             data = io.BytesIO()
             np.save(data, _rows(ring, first, end), allow_pickle=False)
-            name = f"ring-{first}-{end}.npy"
+            name = f"ring-{number}-{first}-{end}.npy"
             write_atomically(self.folder / name, data.getvalue())
             segments = [*segments, {"file": name, "first": first, "end": end, "sha256": sha256(data.getvalue())}]
 
-        number = self.number + 1
         name = f"state-{number}.safetensors"
         light = state._replace(ring=Ring(jnp.zeros((0, ring.rows.shape[1])), ring.mc_return, ring.written))
         data = pack_state(light)
@@ -86,12 +93,12 @@ class Checkpoints:
             "phase": state.phase,
             "step": state.step,
         }
-        current = self.folder / MANIFEST
-        before = current.read_bytes() if current.exists() else None
-        if before is not None:
-            write_atomically(self.folder / PREVIOUS, before)
-        write_atomically(current, json.dumps(manifest, indent=1).encode())
-        self.number, self.segments = number, segments
+        manifest["sha256"] = _digest(manifest)
+        if self.whole is not None:  # not the file of that name: it may be a damaged one
+            write_atomically(self.folder / PREVIOUS, self.whole)
+        whole = json.dumps(manifest, indent=1).encode()
+        write_atomically(self.folder / MANIFEST, whole)
+        self.number, self.segments, self.whole = number, segments, whole
         self._tidy()
 
     def _tidy(self) -> None:
@@ -124,8 +131,12 @@ class Checkpoints:
                 continue
             notice = None
             if failures:
-                notice = f"{failures[0]}; going on from the checkpoint before it (phase {state.phase}, step {state.step})"
-            self.number, self.segments = manifest["number"], manifest["segments"]
+                notice = (
+                    f"{failures[0]}; going on from the checkpoint before it (phase {state.phase}, step {state.step})"
+                )
+            used = (_NUMBERED.match(p.name) for p in self.folder.iterdir())
+            self.number = max([manifest["number"], *(int(m[1]) for m in used if m)])  # no name is given twice
+            self.segments, self.whole = manifest["segments"], json.dumps(manifest, indent=1).encode()
             return state, manifest["metrics_bytes"], notice
         raise CheckpointError(
             "no checkpoint is whole: " + "; ".join(failures) + ". Start the run again in another folder "
@@ -136,6 +147,8 @@ class Checkpoints:
         manifest = read_json(path)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise CheckpointError(f"{path}: not a checkpoint of format {FORMAT}")
+        if manifest.get("sha256") != _digest(manifest):
+            raise CheckpointError(f"{path}: damaged, its checksum differs from the one recorded when it was written")
         try:
             file = self.folder / Path(manifest["state"]["file"]).name
             state = unpack_state(read_verified(file, manifest["state"]["sha256"]), file)

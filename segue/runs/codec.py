@@ -22,7 +22,7 @@ from segue.errors import CheckpointError
 from segue.types import Module
 
 PACKAGES = ("segue.learners", "segue.replays", "segue.bonuses")
-MODULES = {"segue.nets", "segue.types", "segue.store", "segue.losses", "segue.phases", "segue.transitions"}
+MODULES = {f"segue.{name}" for name in ("nets", "types", "store", "losses", "phases", "transitions", "runs.run")}
 OPTAX = {"optax:ScaleByAdamState"}
 ALLOWED: set[str] = set()  # modules of the user's own recipes, added by whoever imported them
 
@@ -107,7 +107,9 @@ def flatten(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, tuple | list):
         return {"tuple": [flatten(v, f"{path}.{i}", arrays) for i, v in enumerate(value)]}
     if isinstance(value, Module):
-        fields = {f.name: flatten(getattr(value, f.name), f"{path}.{f.name}", arrays) for f in dataclasses.fields(value)}
+        fields = {
+            f.name: flatten(getattr(value, f.name), f"{path}.{f.name}", arrays) for f in dataclasses.fields(value)
+        }
         return {"class": class_name(type(value)), "fields": fields}
     raise TypeError(f"{path}: a state holds arrays, tuples, dicts and Modules, not {type(value).__name__}")
 
