@@ -19,7 +19,9 @@ def runs_in(folder: Path) -> list[Path]:
         return [folder]
     found = sorted((p.parent for p in folder.glob("*/config.json")), key=lambda p: (len(p.name), p.name))
     if not found:
-        raise CheckpointError(f"{folder}: no run lies here (no config.json, nor in a folder below); see `segue run --help`")
+        raise CheckpointError(
+            f"{folder}: no run lies here (no config.json, nor in a folder below); see `segue run --help`"
+        )
     return found
 
 
@@ -50,7 +52,10 @@ def resume_all(folders: list[Path], jobs: int | None = None) -> int:
         while running or (waiting and not stopping.is_set()):
             while waiting and free and not stopping.is_set():
                 core, folder = free.pop(0), waiting.pop(0)
-                running[_start(folder, core)] = core
+                child = _start(folder, core)
+                running[child] = core
+                if stopping.is_set():  # the signal came while it started
+                    child.send_signal(signal.SIGTERM)
             for child in [c for c in running if c.poll() is not None]:
                 free.append(running.pop(child))
                 worst = max(worst, abs(child.returncode))

@@ -1,9 +1,9 @@
 """One run in one directory: configuration, metrics, checkpoints, signals. What a loop does not do itself.
 
-    config.json        everything that decides the run, with versions, commit, threads and the dataset's hash
-    metrics.jsonl      rows of the loop, one JSON object a line
-    checkpoints/       see ``segue.runs.checkpoint``
-    phases/            the state at the end of each phase, for other runs to start from (``--from``)
+config.json        everything that decides the run, with versions, commit, threads and the dataset's hash
+metrics.jsonl      rows of the loop, one JSON object a line
+checkpoints/       see ``segue.runs.checkpoint``
+phases/            the state at the end of each phase, for other runs to start from (``--from``)
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import numpy as np
 
 import segue
-from segue.errors import CheckpointError, ConfigError, DataError, Diverged
+from segue.errors import CheckpointError, ConfigError, DataError, Diverged, EnvironmentFault
 from segue.evaluate import seed_of
 from segue.phases import TRAINING, Parts, Phase, RunState, Settings, reenter, run, start
 from segue.runs.checkpoint import Checkpoints
@@ -39,10 +39,11 @@ from segue.tasks.task import Task
 FORMAT = 1
 SAVE_EVERY = 60.0  # seconds between checkpoints, or more where saving would take over 3 % of the time
 SAVE_SHARE = 0.03
+DECISIVE = ("method", "task", "phases", "settings", "dataset")  # what a run's numbers depend on, beside its seed
 Say = Callable[[str], None]
 
 
-# ------------------------------------------------------------------------------------------------------------ configuration
+# ------------------------------------------------------------------------------------------------------- configuration
 
 
 def versions() -> dict[str, str]:
@@ -107,7 +108,7 @@ def make_config(
     return {
         "format": FORMAT,
         **decisive,
-        "digest": sha256(dumps(decisive).encode())[:16],
+        "digest": _digest(decisive),
         "seed": seed,
         "reference": None if reference is None else asdict(reference),
         "eval_every": settings.eval_every,
@@ -119,6 +120,10 @@ def make_config(
         "machine": machine(),
         "command": command,
     }
+
+
+def _digest(config: dict[str, Any]) -> str:
+    return sha256(dumps({name: config[name] for name in DECISIVE}).encode())[:16]
 
 
 def create(folder: Path, config: dict[str, Any], source: Path | None = None) -> None:
@@ -147,7 +152,7 @@ def create(folder: Path, config: dict[str, Any], source: Path | None = None) -> 
     write_atomically(file, json.dumps(config, indent=1).encode())
 
 
-# ------------------------------------------------------------------------------------------------- finished phases of a run
+# -------------------------------------------------------------------------------------------- finished phases of a run
 
 
 class Finished(NamedTuple):
@@ -160,6 +165,17 @@ class Finished(NamedTuple):
 
 def phase_file(folder: Path, index: int, name: str) -> Path:
     return folder / "phases" / f"{index}-{name}.safetensors"
+
+
+def read_finished(path: Path) -> Finished:
+    """The end of a phase from its file. Raises `CheckpointError` where it is damaged."""
+    record = read_json(path.with_suffix(".json"))
+    if not isinstance(record, dict) or not isinstance(record.get("sha256"), str):
+        raise CheckpointError(f"{path.with_suffix('.json')}: damaged, it holds no checksum")
+    finished = unpack_state(read_verified(path, record["sha256"]), path)
+    if not isinstance(finished, Finished):
+        raise CheckpointError(f"{path}: holds no end of a phase")
+    return finished
 
 
 def _keep_phase(folder: Path, config: dict[str, Any], index: int, state: RunState) -> None:
@@ -189,23 +205,33 @@ def _take_over(folder: Path, config: dict[str, Any], source: Path) -> dict[str, 
         shared += 1
     if shared == 0:
         a, b = dict(leaves(config["phases"][0])), dict(leaves(theirs["phases"][0]))
-        differ = [f"{k} ({b.get(k)!r} there, {a.get(k)!r} here)" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
-        reason = "its first phase is online" if config["phases"][0]["online"] else f"it differs in {'; '.join(differ[:4])}"
+        differ = [
+            f"{k} ({b.get(k)!r} there, {a.get(k)!r} here)" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)
+        ]
+        reason = (
+            "its first phase is online" if config["phases"][0]["online"] else f"it differs in {'; '.join(differ[:4])}"
+        )
         raise ConfigError(f"--from {source}: its first phase is not that of this run: {reason}")
     name = config["phases"][shared - 1]["name"]
     path = phase_file(source, shared - 1, name)
     if not path.exists():
         raise ConfigError(f"--from {source}: its phase {name!r} is not finished; first: segue resume {source}")
-    read_verified(path, read_json(path.with_suffix(".json"))["sha256"])
+    read_finished(path)
     names = {p["name"] for p in config["phases"][:shared]}
-    lines = [line for line in (source / "metrics.jsonl").read_text().splitlines() if json.loads(line)["phase"] in names]
+    rows = "".join(line + "\n" for line in _whole_lines(source / "metrics.jsonl") if json.loads(line)["phase"] in names)
     (folder / "phases").mkdir(exist_ok=True)
     for index in range(shared):
         file = phase_file(source, index, config["phases"][index]["name"])
         for f in (file, file.with_suffix(".json")):
             write_atomically(folder / "phases" / f.name, f.read_bytes())
-    write_atomically(folder / "metrics.jsonl", "".join(line + "\n" for line in lines).encode())
-    return {"phases": shared, "method": theirs["method"], "seed": theirs["seed"], "digest": theirs["digest"]}
+    write_atomically(folder / "metrics.jsonl", rows.encode())
+    origin = {"method": theirs["method"], "seed": theirs["seed"], "digest": theirs["digest"]}
+    return {"phases": shared, **origin, "metrics_bytes": len(rows.encode())}
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """The file's lines but a last one that a kill has torn."""
+    return file.read_text().split("\n")[:-1]
 
 
 def _data_name(config: dict[str, Any]) -> str:
@@ -215,13 +241,19 @@ def _data_name(config: dict[str, Any]) -> str:
 
 def _begin_behind(folder: Path, config: dict[str, Any], state: RunState) -> RunState:
     """The first state of a run that starts behind another's phases."""
-    index = config["from"]["phases"] - 1
-    path = phase_file(folder, index, config["phases"][index]["name"])
-    finished = unpack_state(read_verified(path, read_json(path.with_suffix(".json"))["sha256"]), path)
-    return state._replace(phase=index + 1, parts=finished.parts, score=finished.score, wall=finished.wall)
+    names, shared = [p["name"] for p in config["phases"]], config["from"]["phases"]
+    wanted = {p["source"] for p in config["phases"][shared:]}
+    ends = {
+        i: read_finished(phase_file(folder, i, names[i]))
+        for i in range(shared)
+        if i == shared - 1 or names[i] in wanted
+    }
+    snapshots = {names[i]: end.parts.learner for i, end in ends.items() if names[i] in wanted}
+    last = ends[shared - 1]
+    return state._replace(phase=shared, parts=last.parts, score=last.score, wall=last.wall, snapshots=snapshots)
 
 
-# ----------------------------------------------------------------------------------------------------------------- running
+# ------------------------------------------------------------------------------------------------------------- running
 
 
 class Stop:
@@ -279,15 +311,19 @@ def load_run(folder: Path, say: Say = print) -> tuple[dict[str, Any], tuple[Phas
     """Configuration, phases, settings and task of a run's directory."""
     file = folder / "config.json"
     if not file.exists():
-        raise CheckpointError(f"{folder} is no run: it has no config.json; `segue run METHOD TASK --out {folder}` makes one")
+        raise CheckpointError(
+            f"{folder} is no run: it has no config.json; `segue run METHOD TASK --out {folder}` makes one"
+        )
     config = read_json(file)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise CheckpointError(f"{file}: not a run's configuration of format {FORMAT}")
     try:
+        if config["digest"] != _digest(config):
+            raise CheckpointError(f"{file}: changed since the run began; bring the old file back, or start a new run")
         phases = tuple(decode(p) for p in config["phases"])
         settings = Settings(**config["settings"])
         task = task_of(config, say)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file}: damaged ({type(error).__name__}: {error})") from error
     return config, phases, settings, task
 
@@ -307,7 +343,9 @@ def execute(
     with stop.listening():
         config, phases, settings, task = load_run(folder, say)
         if config["threads"] != threads():
-            say(f"note: the run began with {config['threads']} core(s) and goes on with {threads()}: not bit for bit the same")
+            say(
+                f"note: the run began with {config['threads']} core(s) and goes on with {threads()}: not bit for bit the same"
+            )
         for name, number in versions().items():
             if config["versions"].get(name, number) != number:
                 say(f"note: the run began with {name} {config['versions'][name]} and goes on with {number}")
@@ -324,6 +362,7 @@ def execute(
             state, envs, rows = _reenter_episode(task, state, checkpoints, phases, say)
             _append(metrics, rows)
         elif "from" in config:
+            _cut(metrics, config["from"]["metrics_bytes"])
             state = _begin_behind(folder, config, state)
         else:
             _cut(metrics, 0)
@@ -345,38 +384,41 @@ def _follow(
     """Write down what the loop yields, save now and then, stop when asked to."""
     metrics = folder / "metrics.jsonl"
     saved, cost, unsaved = time.monotonic(), 0.0, False
-    with open(metrics, "ab") as log:
 
-        def save(state: RunState) -> None:
-            nonlocal saved, cost, unsaved
-            clock = time.monotonic()
-            check_arrays(state, phases)  # what is on disk is always finite
-            os.fsync(log.fileno())
-            checkpoints.save(state, log.tell())
-            saved, cost, unsaved = time.monotonic(), time.monotonic() - clock, False
+    def save(state: RunState, log: BinaryIO) -> None:
+        nonlocal saved, cost, unsaved
+        clock = time.monotonic()
+        check_arrays(state, phases)  # what is on disk is always finite
+        os.fsync(log.fileno())
+        checkpoints.save(state, log.tell())
+        saved, cost, unsaved = time.monotonic(), time.monotonic() - clock, False
 
-        try:
-            for state, rows in loop:
-                check_rows(rows)
-                log.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
-                log.flush()
-                moved, left = (state.phase, state.entered) != (last.phase, last.entered), state.phase > last.phase
-                last, unsaved = state, True
-                if left:
-                    check_arrays(state, phases)
-                    _keep_phase(folder, config, state.phase - 1, state)
-                if moved or stop() or time.monotonic() - saved > max(save_every, cost / SAVE_SHARE):
-                    save(state)
-                show(Progress(phases[min(state.phase, len(phases) - 1)], state, rows))
+    try:
+        with closing(loop), open(metrics, "ab") as log:
+            try:
+                for state, rows in loop:
+                    check_rows(rows)
+                    log.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+                    log.flush()
+                    moved, left = (state.phase, state.entered) != (last.phase, last.entered), state.phase > last.phase
+                    last, unsaved = state, True
+                    if left:
+                        check_arrays(state, phases)
+                        _keep_phase(folder, config, state.phase - 1, state)
+                    if moved or stop() or time.monotonic() - saved > max(save_every, cost / SAVE_SHARE):
+                        save(state, log)
+                    show(Progress(phases[min(state.phase, len(phases) - 1)], state, rows))
+            except EnvironmentFault:
+                if unsaved:
+                    save(last, log)
+                raise
             if unsaved:
-                save(last)
-        except OSError as error:
-            raise CheckpointError(
-                f"{metrics}: cannot be written ({error.strerror}); the last checkpoint is whole. "
-                f"Make room, then: segue resume {folder}"
-            ) from error
-        finally:
-            loop.close()
+                save(last, log)
+    except OSError as error:  # a full disk shows when the file is closed, too
+        raise CheckpointError(
+            f"{metrics}: cannot be written ({error.strerror}); the last checkpoint is whole. "
+            f"Make room, then: segue resume {folder}"
+        ) from error
     return last, last.phase == len(phases)
 
 
@@ -406,9 +448,8 @@ def _diverged(phase: str, step: int, what: str) -> Diverged:
 
 def _cut(metrics: Path, length: int) -> None:
     """Cut the metrics back to those of the checkpoint."""
-    if not metrics.exists():
-        metrics.touch()
-    elif metrics.stat().st_size < length:
+    metrics.touch()
+    if metrics.stat().st_size < length:
         raise CheckpointError(f"{metrics}: shorter than its checkpoint knew it; bring the file back")
     with open(metrics, "r+b") as f:
         f.truncate(length)
