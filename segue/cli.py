@@ -136,6 +136,7 @@ class Run(Choice):
 
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"--seeds takes different numbers from 0 on, not {list(self.seeds)}")
+        _check_jobs(self.jobs)
         task, phases, changed = self.resolve()
         settings = Settings(eval_every=self.eval_every, eval_episodes=self.eval_episodes, log_every=self.log_every)
         group = self.out or Path("runs") / f"{self.method}-{task.name.replace('/', '-').replace(':', '-')}"
@@ -163,6 +164,7 @@ class Resume:
     def __call__(self) -> int:
         from segue.runs.group import resume_all, runs_in
 
+        _check_jobs(self.jobs)
         folders = runs_in(self.folder)
         return _execute(folders[0]) if len(folders) == 1 else resume_all(folders, self.jobs)
 
@@ -270,6 +272,11 @@ def _source(source: Path, seed: int) -> Path:
     )
 
 
+def _check_jobs(jobs: int | None) -> None:
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"--jobs is at least 1, not {jobs}")
+
+
 def _execute(folder: Path) -> int:
     from segue.runs.files import read_json
     from segue.runs.progress import Display
@@ -320,5 +327,8 @@ def main() -> None:
     except SegueError as error:
         print(f"segue: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # before a run began; a run saves and says so
+        print("segue: stopped", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)

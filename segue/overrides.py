@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+import math
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from segue.errors import ConfigError, nearest
 from segue.phases import Phase
@@ -47,29 +49,51 @@ def _exchange(node: Any, fields: list[str], value: Any, path: str) -> Any:
     if name not in known:
         raise ConfigError(f"--set {path}: {type(node).__name__} has no field {name!r}{nearest(name, known)}")
     old = getattr(node, name)
-    new = _exchange(old, rest, value, path) if rest else _fit(old, value, path)
+    new = _exchange(old, rest, value, path) if rest else _fit(get_type_hints(type(node))[name], old, value, path)
     try:
         return dataclasses.replace(node, **{name: new})
     except (ValueError, TypeError) as error:
         raise ConfigError(f"--set {path}: {error}") from error
 
 
-def _fit(old: Any, value: Any, path: str) -> Any:
+def _fit(kind: Any, old: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(old):
         inner = ", ".join(f.name for f in dataclasses.fields(old))
         raise ConfigError(
             f"--set {path}: holds a {type(old).__name__}; set one of its fields: {inner or 'it has none'}"
         )
-    if old is None or (value is None and old is None):
-        return value
-    if isinstance(old, bool) or isinstance(value, bool):
-        fits = isinstance(old, bool) and isinstance(value, bool)
-    elif isinstance(old, float):
-        fits, value = isinstance(value, int | float), float(value) if isinstance(value, int | float) else value
-    elif isinstance(old, tuple):
-        fits, value = isinstance(value, list), tuple(value) if isinstance(value, list) else value
-    else:
-        fits = isinstance(value, type(old))
-    if not fits:
-        raise ConfigError(f"--set {path}: takes a {type(old).__name__} like {old!r}, not {value!r}")
-    return value
+    fitted = _as(kind, value)
+    if fitted is UNFIT:
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        if isinstance(value, str) and choices:
+            raise ConfigError(
+                f"--set {path}: takes one of {', '.join(choices)}, not {value!r}{nearest(value, choices)}"
+            )
+        raise ConfigError(f"--set {path}: takes {_in_words(kind)} like {old!r}, not {value!r}")
+    return fitted
+
+
+UNFIT = object()
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """`value` as the type that a field is declared with, or `UNFIT`."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return next((v for v in (_as(k, value) for k in inner) if v is not UNFIT), UNFIT)
+    if origin is Literal:
+        return value if value in inner else UNFIT
+    if origin is tuple and isinstance(value, list):
+        kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        items = tuple(_as(k, v) for k, v in zip(kinds, value, strict=False))
+        return items if len(items) == len(value) and UNFIT not in items else UNFIT
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+        return float(value) if number else UNFIT
+    if kind is NoneType or (isinstance(kind, type) and type(value) is kind):
+        return value if kind is not NoneType or value is None else UNFIT
+    return UNFIT
+
+
+def _in_words(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind)
