@@ -106,7 +106,8 @@ def test_nothing_that_runs_data(path):
 # --------------------------------------------------------------------------------------------------------- task names
 
 NAMES = re.compile(
-    r"\b(hopper|halfcheetah|walker2d|pendulum|antmaze|maze2d|kitchen|adroit|point[-_]?wall|locomotion|minari|d4rl)\b", re.I
+    r"\b(hopper|halfcheetah|walker2d|pendulum|antmaze|maze2d|kitchen|adroit|point[-_]?wall|locomotion|minari|d4rl)\b",
+    re.I,
 )
 
 

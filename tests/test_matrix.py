@@ -106,7 +106,12 @@ UPDATED = set()  # (learner, replay, shapes) that have gone through
 
 def check_update(learner, state):
     for replay in REPLAYS.values():
-        signature = (learner, replay, jax.tree.structure(state), tuple((x.shape, x.dtype) for x in jax.tree.leaves(state)))
+        signature = (
+            learner,
+            replay,
+            jax.tree.structure(state),
+            tuple((x.shape, x.dtype) for x in jax.tree.leaves(state)),
+        )
         if signature in UPDATED:
             continue
         work = Work(learner, replay, Nothing(), Affine(), 8)

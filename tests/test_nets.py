@@ -207,7 +207,9 @@ def test_squashed_log_density(action, mean, std, expected):
         log_prob = float(one(TanhNormal, mean, std).log_prob(jnp.array([action])))
         assert log_prob == pytest.approx(expected, abs=5.1e-7 * max(1, 10 ** (len(str(int(abs(expected)))) - 1)))
     rtol = 5e-3 if action == 1.0 else 1e-5
-    assert float(one(TanhNormal, mean, std).log_prob(jnp.array([action]))) == pytest.approx(expected, rel=rtol, abs=1e-5)
+    assert float(one(TanhNormal, mean, std).log_prob(jnp.array([action]))) == pytest.approx(
+        expected, rel=rtol, abs=1e-5
+    )
 
 
 def test_squashed_density_integrates_to_one():
@@ -230,7 +232,9 @@ def test_log_prob_sums_over_actions():
     with jax.enable_x64(True):
         mean, std, x = np.array([0.3, -0.5]), np.array([0.2, 0.7]), np.array([0.1, 0.4])
         expected = norm.logpdf(x, mean, std).sum()
-        assert float(Normal(jnp.array(mean), jnp.array(std)).log_prob(jnp.array(x))) == pytest.approx(expected, rel=1e-12)
+        assert float(Normal(jnp.array(mean), jnp.array(std)).log_prob(jnp.array(x))) == pytest.approx(
+            expected, rel=1e-12
+        )
         jacobian = np.log(1 - np.tanh(x) ** 2).sum()
         squashed = float(TanhNormal(jnp.array(mean), jnp.array(std)).log_prob(jnp.tanh(jnp.array(x))))
         assert squashed == pytest.approx(expected - jacobian, rel=1e-12)
@@ -271,7 +275,9 @@ def test_a_point_mass_has_no_density():
 
 def test_gaussian_actor_bounds_its_mean_and_std():
     pi = nets.actor(jax.random.key(0), SPEC, HIDDEN, "gaussian")
-    pi = eqx.tree_at(lambda p: (p.log_std, p.net.layers[-1].bias), pi, (jnp.array([9.0, -9.0]), jnp.array([50.0, -50.0])))
+    pi = eqx.tree_at(
+        lambda p: (p.log_std, p.net.layers[-1].bias), pi, (jnp.array([9.0, -9.0]), jnp.array([50.0, -50.0]))
+    )
     out = pi(jnp.ones((4, 3)))
     np.testing.assert_allclose(out.std[0], np.exp([2.0, -5.0]), rtol=1e-6)  # [-5, 2]: methods_a 1.3
     np.testing.assert_allclose(out.mean[0], [1.0, -1.0], atol=1e-6)

@@ -69,7 +69,9 @@ def test_draws_differ_by_key():
     assert len({tuple(i) for i in indices}) == 64
 
 
-@pytest.mark.parametrize(("share", "n", "expected"), [(0.5, 32, 16), (0.25, 32, 8), (0.9, 10, 9), (1.0, 8, 8), (0.0, 8, 0)])
+@pytest.mark.parametrize(
+    ("share", "n", "expected"), [(0.5, 32, 16), (0.25, 32, 8), (0.9, 10, 9), (1.0, 8, 8), (0.0, 8, 0)]
+)
 def test_symmetric_share_is_exact(share, n, expected):
     np.testing.assert_array_equal((draw(Symmetric(share), store_of(6, 3), n) < 6).sum(1), expected)
 
