@@ -1,0 +1,42 @@
+"""Write docs/methods.md from the pages themselves: docstrings, fields with their comments. A test holds it up to date.
+
+    python tools/methods.py
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+from segue.recipes import RECIPES
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("bc", "iql", "sac", "td3", "pex", "hold")
+FIELD = re.compile(r"^    (\w+): (.+?) = (.+?)(?:  # (.+))?$")
+
+
+def page(name: str) -> str:
+    """One learner page as Markdown."""
+    module = importlib.import_module(f"segue.learners.{name}")
+    title, _, rest = (module.__doc__ or "").partition("\n")
+    lines = [f"## {title.partition('.')[0]}", "", f"`segue/learners/{name}.py`. {title.partition('.')[2].strip()}", ""]
+    lines += ["```text", rest.strip("\n"), "```", "", "| field | default | meaning |", "| --- | --- | --- |"]
+    source = inspect.getsource(module).partition("(Learner):")[2].partition("    def ")[0].partition("@property")[0]
+    for line in source.splitlines():
+        if match := FIELD.match(line):
+            field, _, default, meaning = match.groups()
+            lines.append(f"| `{field}` | `{default}` | {meaning or ''} |")
+    return "\n".join(lines)
+
+
+def render() -> str:
+    """The whole of docs/methods.md."""
+    recipes = "\n".join(f"| `{n}` | {(f.__doc__ or '').strip()} |" for n, f in RECIPES.items())
+    head = f"# Methods\n\nMade by `python tools/methods.py` from the pages.\n\n| recipe | what it is |\n| --- | --- |\n{recipes}\n"
+    return head + "\n" + "\n\n".join(page(name) for name in PAGES) + "\n"
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "methods.md").write_text(render())
