@@ -25,7 +25,7 @@ def page(name: str) -> str:
     lines += ["```text", rest.strip("\n"), "```", "", "| field | default | meaning |", "| --- | --- | --- |"]
     source = inspect.getsource(module).partition("(Learner):")[2].partition("    def ")[0].partition("@property")[0]
     for line in source.splitlines():
-        if match := FIELD.match(line):
+        if (match := FIELD.match(line)) and "ClassVar" not in line:
             field, _, default, meaning = match.groups()
             lines.append(f"| `{field}` | `{default}` | {meaning or ''} |")
     return "\n".join(lines)
@@ -34,8 +34,8 @@ def page(name: str) -> str:
 def render() -> str:
     """The whole of docs/methods.md."""
     recipes = "\n".join(f"| `{n}` | {(f.__doc__ or '').strip()} |" for n, f in RECIPES.items())
-    head = f"# Methods\n\nMade by `python tools/methods.py` from the pages.\n\n| recipe | what it is |\n| --- | --- |\n{recipes}\n"
-    return head + "\n" + "\n\n".join(page(name) for name in PAGES) + "\n"
+    head = "# Methods\n\nMade by `python tools/methods.py` from the pages.\n\n| recipe | what it is |\n| --- | --- |\n"
+    return head + recipes + "\n\n" + "\n\n".join(page(name) for name in PAGES) + "\n"
 
 
 if __name__ == "__main__":

@@ -43,9 +43,7 @@ class IQL(Learner):
     discount: float = 0.99  # γ
     target_rate: float = 0.005
     lr: float = 3e-4
-    actor_decay: int | None = (
-        None  # updates after which the actor's rate has fallen to 0 along a cosine; None: constant
-    )
+    actor_decay: int | None = None  # updates over which the actor's rate falls to 0 along a cosine; None: constant
     lagged_value: bool = False  # True: π and Q use V from before its step (CORL's order)
     head: nets.Head = "gaussian"  # "gaussian": tanh mean, free std; "squashed": tanh of a Gaussian
     hidden: tuple[int, ...] = (256, 256)
