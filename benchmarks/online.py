@@ -139,8 +139,7 @@ def main() -> None:
     machine, gemm = common.Machine(), common.Gemm()
     env = make_env(args.env)
     spec = Spec(env.obs_dim, env.act_dim, env.horizon)
-    data = common.dataset(spec=spec)
-    store = make_store(spec, data, 1)
+    data, store = common.dataset(spec=spec), common.offline_store(spec=spec)
     alone = environment_alone(args.env, args.steps)
 
     table, results = [], {}
@@ -173,14 +172,16 @@ def main() -> None:
     report = machine.report()
     columns = ["", "online step", "scanned update", "environment", "online / (update + env)", "difference"]
     common.show(report, f"Online: ms per environment step, {args.env}, {args.rounds} rounds", columns, table, None)
-    rows = [
-        [f"{int(k):,}", f"{median(ring_ms[k]):.4f}", "yes" if facts[k]["in_place"] else "NO", str(median(ring_ms[k]) < 0.5)]
-        for k in rings
-    ]
+    rows = []
+    for k in rings:
+        ms = median(ring_ms[k])
+        rows.append([f"{int(k):,}", f"{ms:.4f}", *("yes" if x else "NO" for x in (facts[k]["in_place"], ms < 0.5))])
     title = "Ring: ms to write one row and gather 256"
     common.show(report, title, ["rows", "ms", "written in place", "below 0.5 ms"], rows, None)
     ring = {k: {"ms": ring_ms[k], **facts[k]} for k in rings}
-    common.write(args.json, {"benchmark": "online", "env": args.env, "machine": report, "learners": results, "ring": ring})
+    common.write(
+        args.json, {"benchmark": "online", "env": args.env, "machine": report, "learners": results, "ring": ring}
+    )
 
 
 if __name__ == "__main__":

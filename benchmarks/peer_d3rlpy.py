@@ -1,7 +1,7 @@
 """d3rlpy as a child process of ``updates.py``: times single rounds on request. Needs ``requirements-peers.txt`` only.
 
-One JSON line in, ``{"learner": "IQL", "steps": 100}``; one out, ``{"seconds": ..., "cpu": ...}``. A gradient step is what
-d3rlpy's own `fit` does between two log lines: sample a batch of transitions, `update` on it.
+One JSON line in, ``{"learner": "IQL", "steps": 100}``; one out, ``{"seconds": ..., "cpu": ...}``. A gradient step is
+what d3rlpy's own `fit` does between two log lines: sample a batch of transitions, `update` on it.
 """
 
 from __future__ import annotations

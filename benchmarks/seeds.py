@@ -19,7 +19,7 @@ import common
 
 def child() -> None:
     """Answers ``{"learner", "steps"}`` with milliseconds per gradient step."""
-    store, programs, gemm = common.make_store(common.SPEC, common.dataset(), 1), {}, common.Gemm()
+    store, programs, gemm = common.offline_store(), {}, common.Gemm()
     for line in sys.stdin:
         request = json.loads(line)
         name = request["learner"]

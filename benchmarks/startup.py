@@ -18,9 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from statistics import median
-
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,7 +31,7 @@ def first_update(name: str) -> None:
     import jax
 
     marks = [time.perf_counter()]
-    scanned = common.Scanned(name, common.make_store(common.SPEC, common.dataset(2000), 1))
+    scanned = common.Scanned(name, common.offline_store(2000))
     jax.block_until_ready(scanned.parts)
     marks.append(time.perf_counter())
     scanned(1)
@@ -45,7 +44,11 @@ def process(command: list[str], **env: str) -> tuple[float, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     clock = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": path} | env
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": path} | env,
     )
     seconds = time.perf_counter() - clock
     if done.returncode:
@@ -77,10 +80,10 @@ def main() -> None:
         "import jax": ["-c", "import segue, jax"],
         "import segue.phases": ["-c", "import segue.phases"],
     }
-    if importlib.util.find_spec("segue.cli"):
-        commands["segue --help"] = ["-c", "import sys; sys.argv = ['segue', '--help']; from segue.cli import main; main()"]
+    if importlib.util.find_spec("segue.__main__"):
+        commands["segue --help"] = ["-m", "segue", "--help"]
     else:
-        print("no segue.cli yet: `segue --help` is left out")
+        print("no segue.__main__ yet: `segue --help` is left out")
     forms: dict[str, Callable[[], float]] = {k: lambda c=c: process(c)[0] for k, c in commands.items()}
     samples, _ = common.rounds(forms, args.rounds)
     plain = [[k, f"{median(v):.3f}", f"{min(v):.3f}"] for k, v in samples.items()]
@@ -88,7 +91,10 @@ def main() -> None:
     stages: dict[str, dict[str, list[dict[str, float]]]] = {}
     script = str(Path(__file__).resolve())
     with tempfile.TemporaryDirectory() as folder:
-        all_programs = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+        all_programs = {
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
         kinds: dict[str, dict[str, str]] = {
             "cold": {},
             "cache": {"JAX_COMPILATION_CACHE_DIR": f"{folder}/default"},

@@ -64,7 +64,7 @@ def main() -> None:
         env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}  # nothing of ours in the peer's process
         child = common.Child([str(args.peer), script, *sizes], env=env)
         versions = child.receive()
-    store = common.make_store(common.SPEC, common.dataset(), 1)
+    store = common.offline_store()
 
     table, data, gemms = [], {}, []
     for name in args.learners:
