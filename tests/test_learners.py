@@ -95,7 +95,7 @@ def test_the_key_matters(name):
     assert not same(other, updated(ZOO[name])[0])
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in ("iql", "td3") else slow) for n in ZOO])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in ("bc", "td3") else slow) for n in ZOO])
 def test_without_jit(name):
     learner = ZOO[name]
     with jax.disable_jit():
@@ -186,7 +186,7 @@ def test_policy(name):
     np.testing.assert_allclose(many[0], greedy[0], rtol=1e-5, atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------- target networks
+# ------------------------------------------------------------------------------------------------------ target networks
 
 
 @pytest.mark.parametrize("name", ["iql", "sac", "pairs", "td3", "pex(iql)"])
@@ -224,7 +224,7 @@ def test_the_policy_learns_from_the_last_slice():
     assert not same(gradient(0, 5), gradient(0, 6))
 
 
-# ------------------------------------------------------------------------------------------------ whose gradient is whose
+# ---------------------------------------------------------------------------------------------- whose gradient is whose
 
 
 def test_sac_actor_follows_its_own_loss_only():
@@ -278,7 +278,7 @@ def test_terminal_rows_do_not_look_ahead():
     assert same(a.critic, b.critic)
 
 
-# ------------------------------------------------------------------------------------------------------- of single pages
+# ------------------------------------------------------------------------------------------------------ of single pages
 
 
 def test_iql_actor_stands_still_when_its_rate_has_fallen():
@@ -393,7 +393,7 @@ def test_pex_refuses_a_learner_without_critic_by_name():
         PEX(bc).init(KEY, SPEC)
 
 
-# -------------------------------------------------------------------------------------------------------------- settings
+# ------------------------------------------------------------------------------------------------------------- settings
 
 
 def test_aggregations_reach_the_loss():

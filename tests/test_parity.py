@@ -133,7 +133,7 @@ def test_three_updates_in_double_precision(name):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_intermediate_values_and_moments_in_double_precision(name):
-    """Values of update t from the recorded parameters before it, and gradients by Adam's first moment after update 1."""
+    """Values of update t from the recorded parameters before it; gradients by Adam's first moment after update 1."""
     z = read(name)
     with jax.enable_x64(True):
         batch, out = updates(name, z, jnp.float64)

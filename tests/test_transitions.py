@@ -121,7 +121,7 @@ def test_fresh_ignores_the_source_and_follows_the_key():
 @pytest.mark.parametrize("transition", [Carry(), CarryPolicy(), Reset(), Expand()], ids=lambda t: type(t).__name__)
 def test_without_a_source(transition):
     learner = PEX(iql) if isinstance(transition, Expand) else iql
-    with pytest.raises(HandoverError, match="source|Fresh"):
+    with pytest.raises(HandoverError, match=r"source|Fresh"):
         transition(learner, handover(None))
 
 

@@ -20,8 +20,14 @@ bc = BC(hidden=HIDDEN)
 iql = IQL(hidden=HIDDEN)
 sac = SAC(hidden=HIDDEN)
 redq = SAC(
-    n_critics=4, backup=RandomMin(2), improve=Mean(), critic_updates=3, layer_norm=True, entropy_per_action=-0.5, hidden=HIDDEN
-)  # fmt: skip
+    n_critics=4,
+    backup=RandomMin(2),
+    improve=Mean(),
+    critic_updates=3,
+    layer_norm=True,
+    entropy_per_action=-0.5,
+    hidden=HIDDEN,
+)
 pairs = SAC(n_critics=4, backup=OwnPairMin(), improve=MeanOfPairMin(), hidden=HIDDEN)
 td3 = TD3(hidden=HIDDEN)
 
