@@ -330,7 +330,7 @@ def load_run(folder: Path, say: Say = print) -> tuple[dict[str, Any], tuple[Phas
 
 def execute(
     folder: Path,
-    show: Callable[[Progress], None] = lambda p: None,
+    show: Callable[[Progress], None] | None = None,
     say: Say = print,
     stop: Stop | None = None,
     save_every: float = SAVE_EVERY,
@@ -343,9 +343,7 @@ def execute(
     with stop.listening():
         config, phases, settings, task = load_run(folder, say)
         if config["threads"] != threads():
-            say(
-                f"note: the run began with {config['threads']} core(s) and goes on with {threads()}: not bit for bit the same"
-            )
+            say(f"note: begun with {config['threads']} core(s), goes on with {threads()}: not bit for bit the same")
         for name, number in versions().items():
             if config["versions"].get(name, number) != number:
                 say(f"note: the run began with {name} {config['versions'][name]} and goes on with {number}")
@@ -367,7 +365,7 @@ def execute(
         else:
             _cut(metrics, 0)
         loop = run(phases, task, state, fixed, settings, stop, envs)
-        return _follow(loop, state, folder, config, phases, checkpoints, show, stop, save_every)
+        return _follow(loop, state, folder, config, phases, checkpoints, show or (lambda _: None), stop, save_every)
 
 
 def _follow(
