@@ -1,0 +1,179 @@
+"""The command line: every command once, and what it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_bad_input import command, run_args
+
+import segue
+from segue.recipes import RECIPES
+from segue.runs.checkpoint import Checkpoints
+from segue.runs.progress import Display, Rate, clock, handover_line
+from segue.tasks import names
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "pex"
+    args = run_args(folder, method="pex")
+    args[args.index("phases.1.learner.hidden=[16,16]")] = "phases.1.learner.base.hidden=[16,16]"
+    with pytest.MonkeyPatch.context() as m:
+        assert command(m, *args) == 0
+    return folder
+
+
+def test_help_and_list_load_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['segue', '--help']\n"
+        "from segue.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as e: assert e.code == 0\n"
+        "heavy = {'jax', 'equinox', 'optax', 'matplotlib', 'gymnasium', 'mujoco', 'h5py'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(segue.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for word in ("list", "show", "run", "resume", "report", "data"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("name", ["list", "show", "run", "resume", "report", "data"])
+def test_every_command_has_help(name, monkeypatch, capsys):
+    assert command(monkeypatch, name, "--help") == 0
+    assert f"usage: segue {name}" in capsys.readouterr().out
+
+
+def test_list_names_all_methods_and_tasks(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert command(monkeypatch, "list") == 0
+    out = capsys.readouterr().out
+    for name in (*RECIPES, *names()):
+        assert name in out
+
+
+def test_show_prints_every_number_and_its_origin(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert command(monkeypatch, "show", "pex", "point-wall", "--set", "phases.online.learner.base.beta=4.5") == 0
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if "learner.base.beta" in line)
+    assert line.split()[-2:] == ["4.5", "--set"]
+    assert "phase 0: offline" in out
+    assert "phase 1: online" in out
+    line = next(line for line in out.splitlines() if "inv_temperature" in line)
+    assert "preset pex" in line or "default" in line
+
+
+def test_show_json_is_what_the_run_records(finished, monkeypatch, capsys):
+    args = run_args("x", method="pex")
+    args[args.index("phases.1.learner.hidden=[16,16]")] = "phases.1.learner.base.hidden=[16,16]"
+    drop = {"--out", "x", "--eval-episodes", "0"}
+    assert command(monkeypatch, "show", *[a for a in args[1:] if a not in drop], "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((finished / "seed-0" / "config.json").read_text())["phases"]
+
+
+def test_run_leaves_a_complete_directory(finished):
+    run = finished / "seed-0"
+    assert {p.name for p in run.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "phases"}
+    assert (finished / "report.html").exists()
+    config = json.loads((run / "config.json").read_text())
+    assert config["seed"] == 0
+    assert config["method"] == "pex"
+    assert config["dataset"]["hash"]
+    assert {"segue", "jax", "numpy", "python"} <= config["versions"].keys()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["phase"] for row in rows if row["kind"] == "handover"] == ["offline", "online"]
+    assert {p.name for p in (run / "phases").iterdir()} == {
+        f"{i}-{name}{end}" for i, name in enumerate(("offline", "online")) for end in (".safetensors", ".json")
+    }
+
+
+def test_the_same_command_again_and_resume_change_nothing(finished, monkeypatch, capsys):
+    before = (finished / "seed-0" / "metrics.jsonl").read_bytes()
+    args = run_args(finished, method="pex")
+    args[args.index("phases.1.learner.hidden=[16,16]")] = "phases.1.learner.base.hidden=[16,16]"
+    assert command(monkeypatch, *args) == 0
+    assert command(monkeypatch, "resume", finished) == 0
+    assert command(monkeypatch, "resume", finished / "seed-0") == 0
+    assert "finished; see it with: segue report" in capsys.readouterr().out
+    assert (finished / "seed-0" / "metrics.jsonl").read_bytes() == before
+
+
+def test_report_and_its_page(finished, monkeypatch, capsys, tmp_path):
+    assert command(monkeypatch, "report", finished, "--html", tmp_path / "page.html") == 0
+    assert "pex" in capsys.readouterr().out
+    assert (tmp_path / "page.html").stat().st_size > 1000
+
+
+def test_from_takes_the_pretrained_phase_of_another_method(tmp_path, finished, monkeypatch):
+    """IQL's online phase behind the offline phase that the run of PEX made."""
+    assert command(monkeypatch, *run_args(tmp_path / "iql", "--from", finished)) == 0
+    run = tmp_path / "iql" / "seed-0"
+    config = json.loads((run / "config.json").read_text())
+    assert config["from"]["method"] == "pex"
+    assert config["from"]["phases"] == 1
+    kinds = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["phase"] for row in kinds if row["kind"] == "handover"] == ["offline", "online"]
+    assert Checkpoints(run / "checkpoints").load()[0].phase == 2
+
+
+def test_data(monkeypatch, capsys, tmp_path):
+    from segue.tasks import get, write_npz
+
+    assert command(monkeypatch, "data", "list") == 0
+    assert "point-wall" in capsys.readouterr().out
+    assert command(monkeypatch, "data", "info", "point-wall") == 0
+    named = capsys.readouterr().out
+    file = tmp_path / "data.npz"
+    write_npz(get("point-wall").dataset, file)
+    assert command(monkeypatch, "data", "info", str(file)) == 0
+    from_file = capsys.readouterr().out
+    for name in ("rows", "episodes", "hash", "return"):
+        pick = lambda text, name=name: next(line for line in text.splitlines() if line.startswith(name))
+        assert pick(named) == pick(from_file)
+
+
+def test_ctrl_c_before_a_run_began(monkeypatch, capsys):
+    def interrupt(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("segue.recipes.recipe", interrupt)
+    assert command(monkeypatch, "show", "iql", "point-wall") == 130
+    assert capsys.readouterr().err == "segue: stopped\n"
+
+
+# ---------------------------------------------------------------------------------------------------------- the display
+
+
+def test_clock():
+    assert [clock(s) for s in (0, 59.6, 61, 3600, 7384)] == ["0:00", "1:00", "1:01", "1:00:00", "2:03:04"]
+
+
+def test_rate_counts_within_one_phase(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("segue.runs.progress.time.monotonic", lambda: now[0])
+    rate = Rate()
+    assert rate("a", 0) is None
+    now[0] = 2.0
+    assert rate("a", 100) == 50
+    now[0] = 3.0
+    assert rate("b", 0) is None
+
+
+def test_the_handover_line():
+    report = {"actor": "carried", "critic": "reset", "critic optimiser": "reset"}
+    assert handover_line(report) == "carried: actor; reset: critic, critic optimiser"
+
+
+def test_plain_output_has_no_escapes(finished, capsys, monkeypatch):
+    display = Display("label")
+    display.say("text")
+    display.close()
+    assert capsys.readouterr().out == "label  text\n"
