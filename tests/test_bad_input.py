@@ -283,7 +283,7 @@ class Faulty(gymnasium.Env):
 def test_an_environment_that_fails_in_the_middle(way, words, tmp_path, monkeypatch):
     monkeypatch.setattr(Faulty, "way", None)
     task = custom_task("test_bad_input:Faulty", None)
-    phases = (Phase("online", zoo.sac, 60, True, Fresh(), batch_size=BATCH),)
+    phases = (Phase("online", zoo.sac, 60, True, transition=Fresh(), batch_size=BATCH),)
     folder, said = tmp_path / "run", []
     settings = Settings(eval_every=1000, eval_episodes=0, log_every=25)
     runs.create(folder, runs.make_config("x", task, phases, 0, settings, []))
@@ -428,12 +428,12 @@ def test_a_real_process_prints_one_message_and_no_traceback(tmp_path):
 
 
 def test_values_are_taken_as_the_field_declares_them():
-    phases = (Phase("online", zoo.sac, 10, True, Carry()),)
+    phases = (Phase("online", zoo.sac, 10, True, transition=Carry()),)
     assert overrides.apply(phases, "phases.0.learner.lr", 1)[0].learner.lr == 1.0
     assert overrides.apply(phases, "phases.online.refit_every", 5)[0].refit_every == 5
     again = overrides.apply(overrides.apply(phases, "phases.online.refit_every", 5), "phases.0.refit_every", None)
     assert again == phases
     assert overrides.apply(phases, "phases.0.learner.hidden", [8, 8])[0].learner.hidden == (8, 8)
     assert overrides.parse("phases.0.name=x=y") == ("phases.0.name", "x=y")
-    with pytest.raises(ConfigError, match="not of the form|takes path=value"):
+    with pytest.raises(ConfigError, match="takes path=value"):
         overrides.parse("=3")
