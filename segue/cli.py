@@ -308,7 +308,7 @@ def _cache() -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         root = Path(os.environ.get("SEGUE_CACHE") or Path.home() / ".cache" / "segue")
         jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 COMMANDS = {"list": List, "show": Show, "run": Run, "resume": Resume, "report": Report, "data": Data}

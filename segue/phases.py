@@ -474,6 +474,12 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
     parts = Parts(learner, rstate, bstate)
     parts = parts._replace(learner=_refitted(phase, parts, store, jax.random.fold_in(key(REFIT), 0)))
 
+    if not phase.online and not bool((draw_rows(phase.work, rstate, store, key(UPDATE))[0] < store.size).all()):
+        raise ConfigError(
+            f"phase {phase.name!r}: its replay {type(phase.replay).__name__} asks for online rows, and there are none; "
+            "give it a share of the dataset"
+        )
+
     abstract = jax.eval_shape(lambda p, k: update_once(phase.work, store, p, k), parts, key(UPDATE))[1]
     infos: dict[str, Any] = {}
     if phase.online:

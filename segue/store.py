@@ -113,7 +113,7 @@ class Store(Module):
             next_obs=c["next_obs"],
             terminal=c["terminal"],
             mc_return=jnp.where(indices >= 0, mc_return, 0.0),
-            offline=1.0 - online,
+            offline=(1.0 - online) * valid,
             weight=weight,
             step=c["step"],
             valid=valid,

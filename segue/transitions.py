@@ -8,13 +8,14 @@ A field named ``step`` counts the phase's updates and always starts at 0.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from segue.errors import ConfigError, HandoverError, nearest
-from segue.types import Handover, Learner, Report, Trained, Transition, core, replace, split, with_core
+from segue.types import Handover, Key, Learner, Report, Spec, Trained, Transition, core, replace, split, with_core
 
 PHASE_COUNTER = "step"
 
@@ -24,6 +25,12 @@ def note(report: Report, name: str, what: str) -> None:
     if name in report:
         raise ValueError(f"{name} reported twice")
     report[name] = what
+
+
+@partial(jax.jit, static_argnames=("learner", "spec"))
+def draw(learner: Learner, key: Key, spec: Spec) -> Any:
+    """``learner.init`` as one program: drawn piece by piece it compiles for seconds."""
+    return learner.init(key, spec)
 
 
 def retrace(state: Any) -> Any:
@@ -40,10 +47,11 @@ def _shapes(tree: Any) -> str:
     )
 
 
-def _check(name: str, new: Any, old: Any) -> None:
-    same_tree = jax.tree.structure(new) == jax.tree.structure(old)
-    if same_tree and all(a.shape == b.shape for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)):
-        return
+def _fit(name: str, new: Any, old: Any) -> Any:
+    """The arrays of `old` in the tree of `new`, whose static settings (a dropout rate) are the new phase's."""
+    shapes = lambda tree: [(path, leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    if type(new) is type(old) and shapes(new) == shapes(old):
+        return jax.tree.unflatten(jax.tree.structure(new), jax.tree.leaves(old))
     raise HandoverError(
         f"{name!r} cannot be carried: the new phase has {_shapes(new)}; the pre-trained state has {_shapes(old)}. "
         f"Give both phases the same sizes and head, or draw it anew: Reset(Carry(), nets=({name!r},))"
@@ -92,14 +100,13 @@ def _inherit_fields(new: Any, old: Any, report: Report, skip: tuple[str, ...], m
                 note(report, f"{name} optimiser", "reset")
             continue
         if is_net and isinstance(theirs, Trained):
-            _check(name, mine.net, theirs.net)
-            fields[name] = theirs if moments else Trained(theirs.net, mine.opt)
+            net = _fit(name, mine.net, theirs.net)
+            fields[name] = Trained(net, _fit(f"{name} optimiser", mine.opt, theirs.opt) if moments else mine.opt)
             note(report, name, "carried")
             note(report, f"{name} optimiser", "carried" if moments else "reset")
         else:
-            if not isinstance(mine, tuple):  # a set of frozen nets may have grown
-                _check(name, mine, theirs)
-            fields[name] = theirs
+            # a set of frozen nets may have grown
+            fields[name] = theirs if isinstance(mine, tuple) else _fit(name, mine, theirs)
             note(report, name, "carried")
     return replace(new, **fields) if fields else new
 
@@ -115,7 +122,7 @@ class Fresh:
     """Everything drawn anew."""
 
     def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]:
-        state, report = learner.init(handover.key, handover.spec), {}
+        state, report = draw(learner, handover.key, handover.spec), {}
         inner = state
         while hasattr(inner, "base"):
             _note_fresh(inner, report)
@@ -133,7 +140,7 @@ class Carry:
     def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]:
         report: Report = {}
         pretrained = _source(handover, "Carry")
-        state = learner.init(handover.key, handover.spec)
+        state = draw(learner, handover.key, handover.spec)
         state = inherit(state, pretrained, report, skip=handover.skip, moments=self.moments)
         return retrace(state), report
 
@@ -147,7 +154,7 @@ class CarryPolicy:
     def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]:
         report: Report = {}
         pretrained = _source(handover, "CarryPolicy")
-        state = learner.init(handover.key, handover.spec)
+        state = draw(learner, handover.key, handover.spec)
         others = tuple(n for n in core(state).__dataclass_fields__ if n not in ("actor", "target_actor"))
         state = inherit(state, pretrained, report, skip=(*others, *handover.skip), moments=self.moments)
         if report.get("actor") != "carried":
@@ -169,7 +176,7 @@ class Reset:
     def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]:
         k_base, k_fresh = split(handover.key)
         state, report = self.base(learner, handover._replace(key=k_base, skip=(*handover.skip, *self.nets)))
-        inner, fresh = core(state), core(learner.init(k_fresh, handover.spec))
+        inner, fresh = core(state), core(draw(learner, k_fresh, handover.spec))
         fields = {}
         for name in self.nets:
             if not hasattr(inner, name) or name.startswith("target_"):

@@ -326,3 +326,11 @@ def test_expand_refuses_a_learner_without_critic_by_name():
 def test_expand_refuses_other_critics():
     with pytest.raises(HandoverError, match="'critic' cannot be carried"):
         Expand()(PEX(SAC(hidden=HIDDEN, n_critics=4)), handover(source(iql)))
+
+
+def test_a_carried_net_takes_the_new_phases_dropout():
+    old = source(BC(hidden=HIDDEN, dropout=0.5))
+    state, report = Carry()(bc, handover(old))
+    assert report["actor"] == "carried"
+    assert state.actor.net.net.dropout == 0.0
+    np.testing.assert_array_equal(greedy(bc, state), greedy(bc, old))

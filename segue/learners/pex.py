@@ -7,7 +7,8 @@ action and the critic draws between them. The set may grow: expanding an expande
 A base that imitates actions (IQL) learns π_θ from the set's own proposals; any other learns as it always does.
 
 Departures: greedy evaluation takes the best proposal's mode, where the released code stays 10 % random twice; a batch
-is proposed for before the update's own steps, where the released code does so between them; stored actions are clipped
+is proposed for before the update's own steps and judged by the target critic from before its Polyak step, where the
+released code does both after them; stored actions are clipped
 to the box. Frozen members act by their mode, as released; the paper's equation samples them (`sample_frozen`). The
 paper's Algorithm 1 lets the base imitate the data's actions (`imitate="data"`).
 """
@@ -23,7 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from segue import nets
 from segue.errors import HandoverError
-from segue.transitions import inherit, note, retrace, wrapper
+from segue.transitions import draw, inherit, note, retrace, wrapper
 from segue.types import Batch, Handover, Key, Learner, Metrics, Module, Report, Spec, core, replace, split
 
 
@@ -108,7 +109,7 @@ class Expand:
             raise HandoverError(f"Expand makes the first state of PEX, not of {type(learner).__name__}")
         if pretrained is None or not hasattr(core(pretrained), "actor"):
             raise HandoverError("Expand needs a source phase whose learner has an actor")
-        fresh = learner.init(handover.key, handover.spec)
+        fresh = draw(learner, handover.key, handover.spec)
         base = inherit(fresh.base, pretrained, report, skip=("actor", *handover.skip), moments=self.moments)
         earlier = wrapper(State, pretrained)
         members = (*(earlier.members if earlier else ()), core(pretrained).actor.net)

@@ -64,7 +64,8 @@ class TD3(Learner):
             critic, info = descend(self.lr, critic, lambda Q: losses.td(Q(s, a), target))
             infos.append(info)
 
-        actor, p = descend(self.lr, state.actor, lambda pi: _improvement(critic(s, pi(s).mode())[0]))
+        first = jax.tree.map(lambda x: x[0], critic.net)  # Q_1
+        actor, p = descend(self.lr, state.actor, lambda pi: _improvement(first(s, pi(s).mode())))
 
         target_actor = polyak(self.target_rate, actor.net, state.target_actor)
         target_critic = polyak(self.target_rate, critic.net, state.target_critic)
