@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from segue.errors import ConfigError, nearest
@@ -29,24 +30,26 @@ def bc(task: Any, offline_steps: int = 100_000, online_steps: int = 0) -> Phases
     return (Phase("offline", BC(), offline_steps),)
 
 
-def _iql_offline(task: Any, steps: int) -> Phase:
-    return Phase("offline", IQL(**preset("iql", task)), steps, reward=iql_reward(task))
+def _iql_offline(task: Any, steps: int, decays: bool) -> Phase:
+    """IQL on the dataset; `decays`: the actor's rate falls to 0 along a cosine over the phase."""
+    learner = IQL(**preset("iql", task), actor_decay=steps if decays else None)
+    return Phase("offline", learner, steps, reward=iql_reward(task))
 
 
 def iql(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
     """IQL, then IQL carried on with the online data added to the dataset (Kostrikov et al. 2022)."""
-    offline = _iql_offline(task, offline_steps)
-    return offline, Phase(
-        "online", offline.learner, online_steps, online=True, transition=Carry(), reward=offline.reward
-    )
+    # the authors' configurations: the actor's rate decays in offline runs and is constant where fine-tuning follows
+    offline = _iql_offline(task, offline_steps, decays=online_steps == 0)
+    learner = replace(offline.learner, actor_decay=None)
+    return offline, Phase("online", learner, online_steps, online=True, transition=Carry(), reward=offline.reward)
 
 
 def direct(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
     """IQL, then IQL carried on with half of each batch from the dataset: the baseline "Direct" of PEX."""
-    offline = _iql_offline(task, offline_steps)
+    offline = _iql_offline(task, offline_steps, decays=True)
     return offline, Phase(
         "online",
-        offline.learner,
+        replace(offline.learner, actor_decay=None),
         online_steps,
         online=True,
         transition=Carry(moments=False),
@@ -58,10 +61,10 @@ def direct(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_
 
 def pex(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
     """IQL, then policy expansion: the offline policy stays, frozen, beside a new one (Zhang et al. 2023)."""
-    offline = _iql_offline(task, offline_steps)
+    offline = _iql_offline(task, offline_steps, decays=True)
     return offline, Phase(
         "online",
-        PEX(offline.learner, **preset("pex", task)),
+        PEX(replace(offline.learner, actor_decay=None), **preset("pex", task)),
         online_steps,
         online=True,
         transition=Expand(),

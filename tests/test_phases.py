@@ -148,7 +148,7 @@ def test_uniform_warm_up_acts_without_the_policy() -> None:
         Warmup(5, "random")
 
 
-# ------------------------------------------------------------------------------------------------- episodes and the store
+# ----------------------------------------------------------------------------------------------- episodes and the store
 
 
 def test_rows_episodes_and_return_to_go() -> None:

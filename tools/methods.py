@@ -1,6 +1,6 @@
 """Write docs/methods.md from the pages themselves: docstrings, fields with their comments. A test holds it up to date.
 
-    python tools/methods.py
+python tools/methods.py
 """
 
 from __future__ import annotations
