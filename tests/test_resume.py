@@ -255,16 +255,17 @@ def test_the_directory_as_a_kill_leaves_it_at_any_moment(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "kwargs",
     [
-        {"updates": PerEpisode(n=4), "warmup": Warmup(20, "uniform")},
         {"updates": PerEpisode(n=45), "refit_every": 70},
-        {"updates": Block(collect=50, updates=43), "replay": Uniform()},
-        {"updates": PerStep(2.0), "warmup": Warmup(60, "uniform")},
-        {"updates": PerStep(0.3)},
+        {"updates": Block(collect=50, updates=43), "warmup": Warmup(20, "uniform")},
+        pytest.param({"updates": PerEpisode(n=4), "warmup": Warmup(20, "uniform")}, marks=pytest.mark.slow),
+        pytest.param({"updates": Block(collect=60, updates=20), "replay": Uniform()}, marks=pytest.mark.slow),
+        pytest.param({"updates": PerStep(2.0), "warmup": Warmup(60, "uniform")}, marks=pytest.mark.slow),
+        pytest.param({"updates": PerStep(0.3)}, marks=pytest.mark.slow),
     ],
-    ids=lambda kwargs: str(kwargs["updates"]),
+    ids=lambda kwargs: "-".join(str(value) for value in kwargs.values()),
 )
 def test_schedules(kwargs, tmp_path):
-    phases = two_phases(zoo.td3, online=200, **kwargs)
+    phases = two_phases(zoo.td3, **kwargs)
     uncut = Uncut(tmp_path / "uncut", phases)
     rng = random.Random(0)
     for i in range(4):
@@ -273,9 +274,9 @@ def test_schedules(kwargs, tmp_path):
 
 
 def test_three_phases_one_of_which_names_its_source(tmp_path):
-    offline, online = two_phases(zoo.iql, online=40)
-    held = Phase("burn-in", Hold(zoo.iql, ("actor",)), 40, online=True, transition=Carry(), batch_size=BATCH)
-    again = Phase("again", zoo.iql, 40, True, source="offline", transition=Carry(), batch_size=BATCH)
+    offline, online = two_phases(zoo.iql)
+    held = Phase("burn-in", Hold(zoo.iql, ("actor",)), 90, online=True, transition=Carry(), batch_size=BATCH)
+    again = Phase("again", zoo.iql, 90, True, source="offline", transition=Carry(), batch_size=BATCH)
     phases = (offline, held, again)
     uncut = Uncut(tmp_path / "uncut", phases)
     rng = random.Random(2)
@@ -291,7 +292,7 @@ def test_three_phases_one_of_which_names_its_source(tmp_path):
 
 
 def test_the_length_of_stretches_changes_nothing(tmp_path, monkeypatch):
-    phases = two_phases(zoo.iql, offline=130, online=60, updates=Block(collect=20, updates=43))
+    phases = two_phases(zoo.iql, offline=130, updates=Block(collect=20, updates=43))
     found = []
     for i, seconds in enumerate((1e-9, 0.01, 1e9)):
         monkeypatch.setattr(segue.phases, "_SECONDS", {})
