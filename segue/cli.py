@@ -128,6 +128,8 @@ class Run(Choice):
     A directory of seeds serves seed by seed"""
     jobs: int | None = None
     """processes at a time (default: one per core)"""
+    log: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """copies of the metrics for other viewers; metrics.jsonl is always written"""
 
     def __call__(self) -> int:
         from segue.phases import Settings
@@ -142,7 +144,7 @@ class Run(Choice):
         group = self.out or Path("runs") / f"{self.method}-{task.name.replace('/', '-').replace(':', '-')}"
         folders = []
         for seed in self.seeds:
-            config = make_config(self.method, task, phases, seed, settings, sys.argv, changed)
+            config = make_config(self.method, task, phases, seed, settings, sys.argv, changed, self.log)
             folder = group / f"seed-{seed}"
             create(folder, config, None if self.from_ is None else _source(self.from_, seed))
             folders.append(folder)

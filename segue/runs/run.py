@@ -32,6 +32,7 @@ from segue.phases import TRAINING, Parts, Phase, RunState, Settings, reenter, ru
 from segue.runs.checkpoint import Checkpoints
 from segue.runs.codec import decode, dumps, encode, leaves
 from segue.runs.files import pack_state, read_json, read_verified, sha256, unpack_state, write_atomically
+from segue.runs.sinks import Sink, open_sinks, scalars
 from segue.store import Layout, Ring, close_episode
 from segue.tasks import from_source
 from segue.tasks.task import Task
@@ -90,8 +91,12 @@ def make_config(
     settings: Settings,
     command: list[str],
     overrides: dict[str, Any] | None = None,
+    log: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """A run's configuration as JSON; ``digest`` covers what decides its numbers, apart from the seed."""
+    """A run's configuration as JSON; ``digest`` covers what decides its numbers, apart from the seed.
+
+    `log` names further sinks of the metrics (`segue.runs.sinks`).
+    """
     dataset = None
     if any(not p.online for p in phases) or task.load_dataset is not None:
         d = task.dataset
@@ -114,6 +119,7 @@ def make_config(
         "eval_every": settings.eval_every,
         "eval_episodes": settings.eval_episodes,
         "overrides": overrides or {},
+        "log": list(log),
         "versions": versions(),
         "commit": commit(),
         "threads": threads(),
@@ -364,8 +370,29 @@ def execute(
             state = _begin_behind(folder, config, state)
         else:
             _cut(metrics, 0)
-        loop = run(phases, task, state, fixed, settings, stop, envs)
-        return _follow(loop, state, folder, config, phases, checkpoints, show or (lambda _: None), stop, save_every)
+        with _copied(open_sinks(folder, config), phases, show or (lambda _: None)) as shown:
+            loop = run(phases, task, state, fixed, settings, stop, envs)
+            return _follow(loop, state, folder, config, phases, checkpoints, shown, stop, save_every)
+
+
+@contextmanager
+def _copied(
+    sinks: list[Sink], phases: tuple[Phase, ...], show: Callable[[Progress], None]
+) -> Iterator[Callable[[Progress], None]]:
+    """`show` that copies every row to the sinks, at the steps of all phases one after the other."""
+    before = dict(zip((p.name for p in phases), np.cumsum([0, *(p.steps for p in phases)]).tolist(), strict=False))
+
+    def both(progress: Progress) -> None:
+        for row in progress.rows if sinks else ():
+            for sink in sinks:
+                sink.write(dict(scalars(row)), before[row["phase"]] + row["step"])
+        show(progress)
+
+    try:
+        yield both
+    finally:
+        for sink in sinks:
+            sink.close()
 
 
 def _follow(
