@@ -113,9 +113,9 @@ def test_report_and_its_page(finished, monkeypatch, capsys, tmp_path):
 
 
 def test_from_takes_the_pretrained_phase_of_another_method(tmp_path, finished, monkeypatch):
-    """IQL's online phase behind the offline phase that the run of PEX made."""
-    assert command(monkeypatch, *run_args(tmp_path / "iql", "--from", finished)) == 0
-    run = tmp_path / "iql" / "seed-0"
+    """The online phase of Direct behind the offline phase that the run of PEX made."""
+    assert command(monkeypatch, *run_args(tmp_path / "direct", "--from", finished, method="direct")) == 0
+    run = tmp_path / "direct" / "seed-0"
     config = json.loads((run / "config.json").read_text())
     assert config["from"]["method"] == "pex"
     assert config["from"]["phases"] == 1

@@ -346,7 +346,7 @@ def test_an_episode_that_cannot_be_entered_again_is_closed_as_by_a_time_limit(tm
     phases = (Phase("online", zoo.sac, 100, True, transition=Fresh(), batch_size=BATCH),)
     settings = Settings(eval_every=1000, eval_episodes=0, log_every=50)
     folder, said = new_run(tmp_path / "run", phases, task=task, settings=settings), []
-    state, finished = go(folder, StopAt(90))
+    state, finished = go(folder, StopAt(45))
     assert not finished
     cut = state.env_steps
     length = state.live.length
@@ -354,7 +354,7 @@ def test_an_episode_that_cannot_be_entered_again_is_closed_as_by_a_time_limit(tm
     timeout = state.ring.rows.shape[1] - 2
     assert state.ring.rows[cut - 1, timeout] == 0
 
-    state, finished = runs.execute(folder, say=said.append, stop=StopAt(25))  # closes it, goes on a little, saves
+    state, finished = runs.execute(folder, say=said.append, stop=StopAt(12))  # closes it, goes on a little, saves
     assert not finished
     assert any(f"({length} steps) cannot be entered again" in text for text in said)
     loaded, _, notice = Checkpoints(folder / "checkpoints").load()
