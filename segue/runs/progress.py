@@ -37,6 +37,7 @@ class Display:
         self.label, self.stream, self.every = label, stream or sys.stdout, every
         self.live = self.stream.isatty()
         self.rate, self.shown, self.score = Rate(), 0.0, None
+        self.place = ("", 0)  # phase and step last shown
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -53,9 +54,10 @@ class Display:
                 self.say(f"{row['phase']} step {row['step']:,}: {row['mode']} score {row['score']:.1f}{_extras(row)}")
         rate = self.rate(phase.name, state.step)
         now = time.monotonic()
-        if state.step < 1 or (now - self.shown < (0.2 if self.live else self.every) and state.step < phase.steps):
+        place, soon = (phase.name, state.step), now - self.shown < (0.2 if self.live else self.every)
+        if state.step < 1 or place == self.place or (soon and state.step < phase.steps):
             return
-        self.shown = now
+        self.shown, self.place = now, place
         parts = [f"{phase.name} {state.step:,}/{phase.steps:,} ({state.step / max(phase.steps, 1):.0%})"]
         if rate:
             parts.append(f"{rate:,.0f} {'env steps' if phase.online else 'batches'}/s")
