@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from segue.errors import ConfigError
 from segue.evaluate import act, begin
 from segue.phases import Phase, Settings, run, start
 from segue.recipes import phases_of
+from segue.runs.codec import allow
 from segue.runs.run import Progress, check_arrays, check_rows, create, execute, make_config
 from segue.tasks.task import Task
 from segue.types import Learner
@@ -78,6 +80,7 @@ def train(
 
     Raises:
         SegueError: anything that the caller can mend, in one sentence (`segue.errors`).
+        KeyboardInterrupt: a signal asked to stop; with `out` everything is saved first.
     """
     task = _task(task, env, dataset)
     phases = method if isinstance(method, tuple) else phases_of(method, task, offline_steps, online_steps)
@@ -89,8 +92,11 @@ def train(
         from segue.runs.report import read_run
 
         folder = Path(out)
+        allow(phases)  # classes of the caller's own may stand in this run's files
         create(folder, make_config(name, task, phases, seed, settings, ["segue.train"], dict(set or {})))
-        state, _ = execute(folder, progress or _quiet, say=_quiet)
+        state, finished = execute(folder, progress or _quiet, say=warnings.warn)
+        if not finished:
+            raise KeyboardInterrupt(f"stopped and saved in {folder}; the same call goes on")
         return Result(phases[-1].learner, state.learner, list(read_run(folder).rows), task, phases)
 
     data = task.dataset if task.load_dataset is not None else None

@@ -143,8 +143,9 @@ class Run(Choice):
         settings = Settings(eval_every=self.eval_every, eval_episodes=self.eval_episodes, log_every=self.log_every)
         group = self.out or Path("runs") / f"{self.method}-{task.name.replace('/', '-').replace(':', '-')}"
         folders = []
+        cores = 1 if len(self.seeds) > 1 else None
         for seed in self.seeds:
-            config = make_config(self.method, task, phases, seed, settings, sys.argv, changed, self.log)
+            config = make_config(self.method, task, phases, seed, settings, sys.argv, changed, self.log, cores)
             folder = group / f"seed-{seed}"
             create(folder, config, None if self.from_ is None else _source(self.from_, seed))
             folders.append(folder)
@@ -162,13 +163,15 @@ class Resume:
     """a run, or a directory of runs"""
     jobs: int | None = None
     """processes at a time (default: one per core)"""
+    env: str | None = None
+    """confirms the module:Class that a run made elsewhere names; never needed for your own runs"""
 
     def __call__(self) -> int:
         from segue.runs.group import resume_all, runs_in
 
         _check_jobs(self.jobs)
         folders = runs_in(self.folder)
-        return _execute(folders[0]) if len(folders) == 1 else resume_all(folders, self.jobs)
+        return _execute(folders[0], self.env) if len(folders) == 1 else resume_all(folders, self.jobs, self.env)
 
 
 @dataclass
@@ -279,17 +282,21 @@ def _check_jobs(jobs: int | None) -> None:
         raise ConfigError(f"--jobs is at least 1, not {jobs}")
 
 
-def _execute(folder: Path) -> int:
-    from segue.runs.files import read_json
+def _execute(folder: Path, confirmed: str | None = None) -> int:
+    from segue.errors import Diverged
+    from segue.runs.group import pin
     from segue.runs.progress import Display
-    from segue.runs.run import Stop, execute
+    from segue.runs.run import Stop, execute, read_config
 
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
+    pin(config["threads"])  # equal numbers of cores: equal bits
     display = Display(f"{config['method']} {config['task']['name']} seed {config['seed']}")
     stop = Stop()
     try:
         _cache()
-        _, finished = execute(folder, display, display.say, stop)
+        _, finished = execute(folder, display, display.say, stop, confirmed=confirmed)
+    except Diverged as error:
+        raise Diverged(f"{error}\nthe run lies in {folder}") from error
     except SegueError as error:
         raise type(error)(f"{error}\nthe run lies in {folder}; once mended: segue resume {folder}") from error
     finally:
@@ -307,9 +314,10 @@ def _cache() -> None:
 
     import jax
 
+    from segue.runs.trust import cache_root
+
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        root = Path(os.environ.get("SEGUE_CACHE") or Path.home() / ".cache" / "segue")
-        jax.config.update("jax_compilation_cache_dir", str(root / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_root() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 

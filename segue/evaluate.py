@@ -13,6 +13,8 @@ import numpy as np
 from segue.errors import EnvironmentFault
 from segue.types import Key, Learner
 
+LONGEST = 100_000  # steps of an evaluation's episode
+
 
 class Environment(Protocol):
     """The door to a task (``segue.tasks.environment``): actions in [-1, 1], observations float32 ``[obs_dim]``."""
@@ -80,6 +82,8 @@ def evaluate(
                     break
                 if interrupted():
                     raise Interrupted
+                if t >= LONGEST:
+                    raise EnvironmentFault(f"no end after {LONGEST:,} steps; give the environment a time limit")
         except EnvironmentFault as fault:
             raise EnvironmentFault(f"evaluation episode {e}, step {t}: {fault}") from fault
         outcomes.append(Outcome(return_, t, dict(step.info.get("episode", {}))))

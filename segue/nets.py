@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from segue.types import Key, Module, Spec, split
 
 Head = Literal["gaussian", "squashed", "deterministic"]
+StochasticHead = Literal["gaussian", "squashed"]
 LOG_2PI = 1.8378770664093453
 ACTION_LIMIT = 1 - 1e-6  # data actions are held this far from the box before atanh
 

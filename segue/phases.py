@@ -100,8 +100,10 @@ class Phase:
     refit_every: int | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.batch_size < 1:
-            raise ConfigError(f"phase {self.name!r}: steps must be at least 0 and batch_size at least 1")
+        if self.steps < 0 or self.batch_size < 1 or (self.refit_every is not None and self.refit_every < 1):
+            raise ConfigError(
+                f"phase {self.name!r}: steps must be at least 0, batch_size at least 1, refit_every None or at least 1"
+            )
         if not self.online and self.steps % self.learner.slices:
             raise ConfigError(
                 f"phase {self.name!r}: {type(self.learner).__name__} takes {self.learner.slices} batches an update, "
@@ -466,6 +468,7 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
 
     handover = Handover(c.task.spec, key(INIT), store, pretrained, state.score)
     learner, report = phase.transition(phase.learner, handover)
+    report = {n: f"{what}, held still" if n in phase.learner.held else what for n, what in report.items()}
     carried = state.parts if earlier is not None else None
     rstate = carried.replay if carried and earlier.replay == phase.replay else None
     rstate = phase.replay.init(key(REPLAY), c.task.spec, store) if rstate is None else rstate
@@ -549,7 +552,6 @@ def _evaluation(c: Context, phase: Phase, state: RunState) -> tuple[RunState, li
     rows = []
     at_an_end = state.step == phase.steps or (phase.online and state.step == 0)
     modes = {"greedy": GREEDY} | ({"acting": ACTING} if at_an_end else {})
-    score = state.score
     for mode, stream in modes.items():
         seed = (state.seed, stream, state.phase, state.step)
         greedy = mode == "greedy"
@@ -567,14 +569,13 @@ def _evaluation(c: Context, phase: Phase, state: RunState) -> tuple[RunState, li
         extras = {k: float(np.mean([o.extras[k] for o in outcomes if k in o.extras])) for k in names}
         s = float(c.task.score(mean))
         if greedy:
-            score = s
-            learner = phase.learner.observe(state.learner, Episode(s, mean, round(length), True))
-            state = state._replace(parts=state.parts._replace(learner=learner), score=score)
+            seen = Episode(s, mean, round(length), True)
         rows.append(
             {"kind": "evaluation", "phase": phase.name, "step": state.step, "mode": mode, "score": s, "return": mean}
             | {"length": length, "returns": returns, "extras": extras}
         )
-    return state._replace(evaluated=state.step), rows
+    learner = phase.learner.observe(state.learner, seen)
+    return state._replace(parts=state.parts._replace(learner=learner), score=seen.score, evaluated=state.step), rows
 
 
 def _next_mark(c: Context, phase: Phase, step: int) -> int:

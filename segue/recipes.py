@@ -30,23 +30,22 @@ def bc(task: Any, offline_steps: int = 100_000, online_steps: int = 0) -> Phases
     return (Phase("offline", BC(), offline_steps),)
 
 
-def _iql_offline(task: Any, steps: int, decays: bool) -> Phase:
-    """IQL on the dataset; `decays`: the actor's rate falls to 0 along a cosine over the phase."""
-    learner = IQL(**preset("iql", task), actor_decay=steps if decays else None)
+def _iql_offline(task: Any, steps: int) -> Phase:
+    """IQL on the dataset, the actor's rate falling to 0; the same for all recipes, so that they can share it."""
+    learner = IQL(**preset("iql", task), actor_decay=steps or None)
     return Phase("offline", learner, steps, reward=iql_reward(task))
 
 
 def iql(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
     """IQL, then IQL carried on with the online data added to the dataset (Kostrikov et al. 2022)."""
-    # the authors' configurations: the actor's rate decays in offline runs and is constant where fine-tuning follows
-    offline = _iql_offline(task, offline_steps, decays=online_steps == 0)
+    offline = _iql_offline(task, offline_steps)
     learner = replace(offline.learner, actor_decay=None)
     return offline, Phase("online", learner, online_steps, online=True, transition=Carry(), reward=offline.reward)
 
 
 def direct(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
     """IQL, then IQL carried on with half of each batch from the dataset: the baseline "Direct" of PEX."""
-    offline = _iql_offline(task, offline_steps, decays=True)
+    offline = _iql_offline(task, offline_steps)
     return offline, Phase(
         "online",
         replace(offline.learner, actor_decay=None),
@@ -61,7 +60,7 @@ def direct(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_
 
 def pex(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
     """IQL, then policy expansion: the offline policy stays, frozen, beside a new one (Zhang et al. 2023)."""
-    offline = _iql_offline(task, offline_steps, decays=True)
+    offline = _iql_offline(task, offline_steps)
     return offline, Phase(
         "online",
         PEX(replace(offline.learner, actor_decay=None), **preset("pex", task)),
@@ -117,5 +116,7 @@ def phases_of(name: str, task: Any, offline_steps: int | None = None, online_ste
             f"{name} learns from data, and the task {task.name!r} has none; name one with a dataset (segue list)"
         )
     if kept[0] != phases[0] and not isinstance(kept[0].transition, type(phases[0].transition)):
-        raise ConfigError(f"{name}: its online phase needs the offline one; give --offline-steps or start --from a run")
+        raise ConfigError(
+            f"{name}: its online phase needs the offline one; give --offline-steps (with --from RUN: those of that run)"
+        )
     return kept

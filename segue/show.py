@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import resource
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -16,9 +14,10 @@ from segue import presets
 from segue.evaluate import evaluate
 from segue.phases import Phase, Settings, run, start
 from segue.runs.codec import encode, leaves
+from segue.store import Affine
 
 
-def origins(method: str, task: Any, phase: Phase, index: int, changed: dict[str, Any]) -> list[tuple[str, Any, str]]:
+def origins(task: Any, phase: Phase, index: int, changed: dict[str, Any]) -> list[tuple[str, Any, str]]:
     """Path, value and origin of every field: ``--set``, a preset with its source, a default, or the recipe."""
     rows = []
     for path, value in leaves(encode(phase)):
@@ -56,7 +55,7 @@ def _origin(
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
         if f.name == name and default is not dataclasses.MISSING and encode(default) == value:
             return "default"
-    return "recipe"
+    return "preset: the family's reward convention" if isinstance(owner, Affine) else "recipe"
 
 
 def show(method: str, task: Any, phases: tuple[Phase, ...], changed: dict[str, Any]) -> None:
@@ -72,7 +71,7 @@ def show(method: str, task: Any, phases: tuple[Phase, ...], changed: dict[str, A
         table = Table(title=f"phase {i}: {phase.name}", title_justify="left", box=None, padding=(0, 2, 0, 0))
         for column in ("path (for --set: phases." + phase.name + ".PATH=VALUE)", "value", "from"):
             table.add_column(column, overflow="fold")
-        for path, value, origin in origins(method, task, phase, i, changed):
+        for path, value, origin in origins(task, phase, i, changed):
             dim = "dim" if origin == "default" else ""
             table.add_row(path, _text(value), origin, style=dim)
         console.print(table)
@@ -82,66 +81,69 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def cost(task: Any, phases: tuple[Phase, ...], seconds: float = 4.0) -> dict[str, float]:
-    """Time a few seconds of every phase and print core-hours and memory for all; the numbers, too.
+def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
+    """Run a shortened trial of every phase, at the real sizes; print and return hours, core-hours and memory for all.
 
-    Phases are timed one after the other on a shortened run with the real sizes, compilation apart.
+    Core-hours count the processor time of all cores; compilation and warm-up are left out.
     """
     console = Console()
-    needs_data = any(not p.online for p in phases)
     trial = tuple(dataclasses.replace(p, steps=_trial_steps(p)) for p in phases)
-    first, fixed = start(0, phases, task.spec, task.dataset if needs_data or task.load_dataset else None)
+    first, fixed = start(0, phases, task.spec, task.dataset if task.load_dataset is not None else None)
     settings = Settings(eval_every=10**9, eval_episodes=0, log_every=20)
-    marks: dict[str, list[tuple[float, int]]] = {p.name: [] for p in phases}
+    marks: dict[str, list[Mark]] = {p.name: [] for p in phases}
     learners: dict[str, Any] = {}
     with console.status("timing a few seconds of each phase"):
-        skip: set[str] = set()
-        for state, _ in run(trial, task, first, fixed, settings, lambda: False):
+        for state, _ in run(trial, task, first, fixed, settings):
             name = trial[min(state.phase, len(trial) - 1)].name
-            if state.entered and name not in skip:
-                marks[name].append((time.monotonic(), state.step))
+            if state.entered:
+                marks[name].append(Mark(time.monotonic(), time.process_time(), state.step))
                 learners[name] = state.learner
-        table = Table(title="predicted cost on this machine", title_justify="left", box=None, padding=(0, 2, 0, 0))
-        for column in ("phase", "steps", "ms a step", "core-hours"):
-            table.add_column(column, justify="left" if column == "phase" else "right")
-        total = 0.0
-        for p in phases:
-            ms = 1e3 * _per_step(marks[p.name], p)
-            hours = ms * p.steps / 3.6e6
-            total += hours
-            table.add_row(p.name, f"{p.steps:,}", f"{ms:.2f}", f"{hours:.2f}")
         env = task.make_env()
-        clock = time.monotonic()
+        wall, processor = time.monotonic(), time.process_time()
         outcomes = evaluate(phases[-1].learner, learners[phases[-1].name], env, 2, (0,))
-        per_step = (time.monotonic() - clock) / max(sum(o.length for o in outcomes), 1)
+        steps = max(sum(o.length for o in outcomes), 1)
+        evaluation = ((time.monotonic() - wall) / steps, (time.process_time() - processor) / steps)
         env.close()
-    evaluation = Settings()
-    count = sum(p.steps // evaluation.eval_every + 1 for p in phases) * evaluation.eval_episodes
-    longest = task.horizon or 1000
-    hours = count * longest * per_step / 3600
-    table.add_row("evaluation", f"{count} episodes", f"{per_step * 1e3:.2f}", f"up to {hours:.2f}")
-    table.add_row("all, one seed", "", "", f"{total + hours:.2f}", style="bold")
+
+    table = Table(
+        title="predicted cost on this machine, one seed", title_justify="left", box=None, padding=(0, 2, 0, 0)
+    )
+    for column in ("phase", "steps", "ms a step", "hours", "core-hours"):
+        table.add_column(column, justify="left" if column == "phase" else "right")
+    hours = core_hours = 0.0
+    episodes = sum(p.steps // Settings().eval_every + 1 for p in phases) * Settings().eval_episodes
+    costs = [(p.name, p.steps, *_per_step(marks[p.name], p)) for p in phases]
+    costs.append((f"evaluation, at most {episodes} episodes", episodes * (task.horizon or 1000), *evaluation))
+    for name, n, seconds, core_seconds in costs:
+        hours, core_hours = hours + n * seconds / 3600, core_hours + n * core_seconds / 3600
+        cells = (f"{1e3 * seconds:.2f}", f"{n * seconds / 3600:.2f}", f"{n * core_seconds / 3600:.2f}")
+        table.add_row(name, f"{n:,}", *cells)
+    table.add_row("all", "", "", f"{hours:.2f}", f"{core_hours:.2f}", style="bold")
     console.print(table)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    console.print(f"memory: about {memory:.1f} GiB a seed (peak of this trial, ring of the full length included)")
-    cores = jax.device_count() if jax.default_backend() != "cpu" else None
     console.print(
-        "a run of one seed uses "
-        + ("the accelerator" if cores else "all cores; several seeds run one to a core, each somewhat slower")
+        f"memory: about {memory:.1f} GiB a seed (peak of this trial, which holds data and ring at full length)"
     )
-    return {"core_hours": total + hours, "memory_gib": memory}
+    return {"hours": hours, "core_hours": core_hours, "memory_gib": memory}
+
+
+class Mark(NamedTuple):
+    """Where a trial stood: seconds on the wall, seconds of all cores, step of the phase."""
+
+    wall: float
+    processor: float
+    step: int
 
 
 def _trial_steps(p: Phase) -> int:
-    steps = 2_000 if p.online else 1_000
-    warm = p.warmup.steps if p.online else 0
-    return max(min(p.steps, steps + warm) // p.learner.slices, 1) * p.learner.slices
+    steps = 2_000 + p.warmup.steps if p.online else 1_000
+    return max(min(p.steps, steps) // p.learner.slices, 1) * p.learner.slices
 
 
-def _per_step(marks: list[tuple[float, int]], p: Phase) -> float:
-    """Seconds per step over the second half of the marks (the first holds compilation and warm-up)."""
-    usable = [(t, s) for t, s in marks if s > (p.warmup.steps if p.online else 0)]
-    usable = usable[len(usable) // 2 :]
-    if len(usable) < 2 or usable[-1][1] == usable[0][1]:
-        return float(np.nan)
-    return (usable[-1][0] - usable[0][0]) / (usable[-1][1] - usable[0][1])
+def _per_step(marks: list[Mark], p: Phase) -> tuple[float, float]:
+    """Seconds and core-seconds per step over the second half of the marks; over all of them in a very short phase."""
+    learning = [m for m in marks if m.step > (p.warmup.steps if p.online else 0)]
+    late = learning[len(learning) // 2 :]
+    a, b = (late[0], late[-1]) if len(late) > 1 and late[-1].step > late[0].step else (marks[0], marks[-1])
+    n = max(b.step - a.step, 1)
+    return (b.wall - a.wall) / n, (b.processor - a.processor) / n

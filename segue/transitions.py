@@ -108,6 +108,10 @@ def _inherit_fields(new: Any, old: Any, report: Report, skip: tuple[str, ...], m
             # a set of frozen nets may have grown
             fields[name] = theirs if isinstance(mine, tuple) else _fit(name, mine, theirs)
             note(report, name, "carried")
+    for name in [n for n in new.__dataclass_fields__ if n.startswith("target_") and report.get(n) == "fresh"]:
+        source = name.removeprefix("target_")
+        if report.get(source) == "carried":  # a source without this target: it starts equal to its net
+            fields[name], report[name] = fields[source].net, f"copied from {source}"
     return replace(new, **fields) if fields else new
 
 
@@ -159,10 +163,6 @@ class CarryPolicy:
         state = inherit(state, pretrained, report, skip=(*others, *handover.skip), moments=self.moments)
         if report.get("actor") != "carried":
             raise HandoverError(f"CarryPolicy: the source phase has no actor to carry into {type(learner).__name__}")
-        if report.get("target_actor") == "fresh":  # a source without target: it starts equal to the actor
-            inner = core(state)
-            state = with_core(state, replace(inner, target_actor=inner.actor.net))
-            report["target_actor"] = "copied from the actor"
         return retrace(state), report
 
 

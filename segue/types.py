@@ -81,6 +81,11 @@ class Learner(ABC):
     discount: float = 0.99
 
     @property
+    def held(self) -> tuple[str, ...]:
+        """Fields of the state that `update` leaves as they are."""
+        return ()
+
+    @property
     def slices(self) -> int:
         """Batches that one `update` consumes: its batch has ``slices * batch_size`` rows, slice after slice."""
         return 1
@@ -123,7 +128,7 @@ class Handover(NamedTuple):
     key: Key
     store: Any  # segue.store.Store
     pretrained: Any | None  # last state of the source phase; None at the start of a run
-    score: float | None  # normalised score at the end of the source phase
+    score: float | None  # of the run's last greedy evaluation
     skip: tuple[str, ...] = ()  # nets that will be drawn anew whatever the source has
 
 

@@ -66,7 +66,8 @@ def test_a_stopped_call_goes_on_when_called_again(tmp_path, monkeypatch):
     whole = segue.train(PHASES, **kwargs)
     with monkeypatch.context() as m:
         m.setattr(runs, "Stop", lambda: StopAt(30))
-        segue.train(PHASES, out=tmp_path, **kwargs)
+        with pytest.raises(KeyboardInterrupt, match="stopped and saved"):
+            segue.train(PHASES, out=tmp_path, **kwargs)
     assert zoo.same(segue.train(PHASES, out=tmp_path, **kwargs).state, whole.state)
 
 

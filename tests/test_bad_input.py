@@ -159,7 +159,11 @@ def test_from_refuses_what_does_not_fit(pretrained, refused, tmp_path):
     )
     strict = [a.replace("point-wall", "point-wall-strict") for a in run_args("x")[:-2]]
     refused(*strict, "--out", str(tmp_path / "d"), *here, parts=["trained on", "start from a run on the same data"])
+    other = ["--from", pretrained / "seed-0", "--seeds", "1"]
+    refused(*run_args(tmp_path / "s", *other), parts=["it is seed 0", "this run is seed 1"])
+    refused(*run_args(tmp_path / "t", *here, "--eval-episodes", "3"), parts=["its settings", "eval_episodes ("])
     online = ["run", "sac", "point-wall", "--online-steps", "20", "--out", str(tmp_path / "e")]
+    online += ["--eval-episodes", "0"]
     refused(*online, *here, parts=["--from", "its first phase is online"])
     unfinished = tmp_path / "unfinished" / "seed-0"
     unfinished.mkdir(parents=True)
@@ -366,7 +370,7 @@ def test_a_learner_that_diverges_is_stopped_with_the_last_finite_state(online, t
 def test_through_the_command_line_it_says_how_to_go_on(refused, tmp_path, monkeypatch):
     args = [*run_args(tmp_path / "out"), "--log-every", "6", "--set", "phases.0.learner.lr=1e30"]
     monkeypatch.setattr(runs, "SAVE_EVERY", 0.0)
-    refused(*args, parts=["phase 'offline', step ", "the metric '", "is ", "segue resume", "--set phases.0.learner.lr"])
+    refused(*args, parts=["phase 'offline', step ", "the metric '", "is ", "paths for --set", "another --out"])
 
 
 # ------------------------------------------------------------------------------------------------------------ full disk
@@ -398,6 +402,7 @@ def test_metrics_on_a_full_disk(pretrained, tmp_path):
     """The error of a write that comes back when the file is closed is one clear message too."""
     config = json.loads((pretrained / "seed-0" / "config.json").read_text())
     runs.create(tmp_path, config)
+    (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl: cannot be written \(") as caught:
         runs._follow(
@@ -417,7 +422,7 @@ def iter_of(values):
 
 def test_a_real_process_prints_one_message_and_no_traceback(tmp_path):
     env = os.environ | {"PYTHONPATH": str(Path(segue.__file__).parents[1])}
-    for args, words in ((["run", "iqll", "point-wall"], "did you mean 'iql'"), (["resume", "."], "no run lies here")):
+    for args, words in ((["run", "iqll", "point-wall"], "did you mean 'iql'"), (["resume", "."], "no run in it")):
         done = subprocess.run(
             [sys.executable, "-m", "segue", *args], env=env, capture_output=True, text=True, cwd=tmp_path
         )

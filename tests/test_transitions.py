@@ -205,7 +205,7 @@ def test_carry_policy_starts_a_missing_target_at_the_actor():
     state, report = CarryPolicy()(td3, handover(source(deterministic)))
     assert same(state.target_actor, state.actor.net)
     assert same(state.actor.net, source(deterministic).actor.net)
-    assert report["target_actor"] == "copied from the actor"
+    assert report["target_actor"] == "copied from actor"
 
 
 def test_carry_policy_keeps_a_target_that_there_is():

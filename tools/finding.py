@@ -51,13 +51,15 @@ def result(run: Path) -> dict:
         {k: row[k] for k in ("phase", "step", "mode", "score", "return")} for row in rows if row["kind"] == "evaluation"
     ]
     kept = ("method", "seed", "digest", "commit", "versions", "threads", "machine", "dataset", "reference", "overrides")
-    return {k: config[k] for k in kept} | {"task": config["task"]["name"], "wall": rows[-1]["wall"], "curve": curve}
+    phases = [{k: p[k] for k in ("name", "steps", "online")} for p in config["phases"]]
+    return {k: config[k] for k in kept} | {
+        "task": config["task"]["name"],
+        "phases": phases,
+        "wall": rows[-1]["wall"],
+        "curve": curve,
+    }
 
 
-PHASES = [
-    {"name": "offline", "steps": 100_000, "online": False},
-    {"name": "online", "steps": 100_000, "online": True},
-]
 COLUMNS = {
     "offline": "offline_score",
     "hand-over": "handover_score",
@@ -74,7 +76,7 @@ def records(data: Path, arm: str) -> list[RunRecord]:
     for file in sorted(data.glob(f"{arm}-*.json")):
         kept = json.loads(file.read_text())
         rows = [row | {"kind": "evaluation", "length": 0, "returns": [], "extras": {}} for row in kept["curve"]]
-        found.append(RunRecord(file, kept | {"phases": PHASES, "task": {"name": kept["task"]}}, tuple(rows)))
+        found.append(RunRecord(file, kept | {"task": {"name": kept["task"]}}, tuple(rows)))
     return found
 
 

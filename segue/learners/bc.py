@@ -27,7 +27,7 @@ class BC(Learner):
 
     lr: float = 3e-4
     discount: float = 0.99  # enters no loss; for the store's return-to-go
-    head: nets.Head = "gaussian"  # "gaussian": tanh mean, free std; "squashed": tanh of a Gaussian
+    head: nets.StochasticHead = "gaussian"  # "gaussian": tanh mean, free std; "squashed": tanh of a Gaussian
     hidden: tuple[int, ...] = (256, 256)
     dropout: float = 0.0  # of the actor, in its loss only
 

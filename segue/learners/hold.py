@@ -36,6 +36,10 @@ class Hold(Learner):
         return self.base.discount
 
     @property
+    def held(self) -> tuple[str, ...]:
+        return (*self.base.held, *self.nets, *(f"target_{n}" for n in self.nets))
+
+    @property
     def slices(self) -> int:
         return self.base.slices
 

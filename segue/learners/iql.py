@@ -9,8 +9,9 @@ data's actions stands for the maximum, and the policy is drawn from the data by 
 
 The order V, π, Q, targets, with V after its step in the two others, is that of the authors' code.
 Departures: orthogonal weights with gain 1 (critic) and 0.01 (actor) in the last layers, the authors' have √2 there; no
-clipping of dataset actions, which an unsquashed Gaussian does not need. β multiplies, as in the code; the text of some
-later papers divides.
+clipping of dataset actions, which an unsquashed Gaussian does not need. The recipes let the actor's rate fall along a
+cosine offline and keep it constant online; the authors' fine-tuning runs keep it constant in both stages. β multiplies,
+as in the code; the text of some later papers divides.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class IQL(Learner):
     lr: float = 3e-4
     actor_decay: int | None = None  # updates over which the actor's rate falls to 0 along a cosine; None: constant
     lagged_value: bool = False  # True: π and Q use V from before its step (CORL's order)
-    head: nets.Head = "gaussian"  # "gaussian": tanh mean, free std; "squashed": tanh of a Gaussian
+    head: nets.StochasticHead = "gaussian"  # "gaussian": tanh mean, free std; "squashed": tanh of a Gaussian
     hidden: tuple[int, ...] = (256, 256)
     dropout: float = 0.0  # of the actor, in its loss only
 

@@ -45,6 +45,10 @@ class PEX(Learner):
         return self.base.discount
 
     @property
+    def held(self) -> tuple[str, ...]:
+        return self.base.held
+
+    @property
     def slices(self) -> int:
         return self.base.slices
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from segue import losses, nets
+from segue.errors import ConfigError
 from segue.optim import descend, polyak, trained
 from segue.types import Batch, Key, Learner, Metrics, Module, Spec, Trained, split
 
@@ -45,6 +46,10 @@ class SAC(Learner):
     lr: float = 3e-4
     layer_norm: bool = False  # of the critics
     hidden: tuple[int, ...] = (256, 256)
+
+    def __post_init__(self) -> None:
+        if self.n_critics < 1 or self.critic_updates < 1:
+            raise ConfigError("SAC: n_critics and critic_updates must be at least 1")
 
     @property
     def slices(self) -> int:

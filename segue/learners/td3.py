@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from segue import losses, nets
+from segue.errors import ConfigError
 from segue.optim import descend, polyak, trained
 from segue.types import Batch, Key, Learner, Metrics, Module, Spec, Trained, split
 
@@ -42,6 +43,10 @@ class TD3(Learner):
     target_rate: float = 0.005
     lr: float = 3e-4
     hidden: tuple[int, ...] = (256, 256)
+
+    def __post_init__(self) -> None:
+        if self.delay < 1:
+            raise ConfigError("TD3: delay must be at least 1")
 
     @property
     def slices(self) -> int:

@@ -24,7 +24,7 @@ from segue.types import Module
 PACKAGES = ("segue.learners", "segue.replays", "segue.bonuses")
 MODULES = {f"segue.{name}" for name in ("nets", "types", "store", "losses", "phases", "transitions", "runs.run")}
 OPTAX = {"optax:ScaleByAdamState"}
-ALLOWED: set[str] = set()  # modules of the user's own recipes, added by whoever imported them
+ALLOWED: set[str] = set()  # modules of the caller's own classes, see `allow`
 
 
 @cache
@@ -60,6 +60,17 @@ def class_of(name: str) -> type:
         f"the file names the class {name!r}, which this version of segue does not have; "
         "import the module that defines it and allow it, or use the version that wrote the file"
     )
+
+
+def allow(value: Any) -> None:
+    """Let files name the classes of this configuration's modules: the caller has imported and made them already."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        ALLOWED.add(type(value).__module__)
+        for f in dataclasses.fields(value):
+            allow(getattr(value, f.name))
+    elif isinstance(value, tuple):
+        for v in value:
+            allow(v)
 
 
 # ------------------------------------------------------------------------------------------------------ configurations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -10,19 +11,12 @@ import threading
 import time
 from pathlib import Path
 
-from segue.errors import CheckpointError
-
 
 def runs_in(folder: Path) -> list[Path]:
-    """The runs at or below `folder`, one level deep. Raises `CheckpointError` if there are none."""
-    if (folder / "config.json").exists():
-        return [folder]
-    found = sorted((p.parent for p in folder.glob("*/config.json")), key=lambda p: (len(p.name), p.name))
-    if not found:
-        raise CheckpointError(
-            f"{folder}: no run lies here (no config.json, nor in a folder below); see `segue run --help`"
-        )
-    return found
+    """The runs at or below `folder`, as the report finds them. Raises `CheckpointError` if there are none."""
+    from segue.runs.report import find_runs
+
+    return [Path(p) for p in find_runs([folder])]
 
 
 def cores() -> list[int]:
@@ -30,10 +24,11 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def resume_all(folders: list[Path], jobs: int | None = None) -> int:
+def resume_all(folders: list[Path], jobs: int | None = None, confirmed: str | None = None) -> int:
     """Continue all runs, at most `jobs` at a time, each a process pinned to one core; the largest exit code.
 
-    Their lines are printed as they come. SIGTERM and Ctrl-C are passed on; every run then saves and stops.
+    Their lines are printed as they come. Signals are passed on, and the end of this process is one: every run then
+    saves and stops.
     """
     free = cores()[: jobs or None]
     waiting, running, worst = list(folders), {}, 0
@@ -47,12 +42,12 @@ def resume_all(folders: list[Path], jobs: int | None = None) -> int:
         for child in running:
             child.send_signal(signal.SIGTERM)
 
-    before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
+    before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)}
     try:
         while running or (waiting and not stopping.is_set()):
             while waiting and free and not stopping.is_set():
                 core, folder = free.pop(0), waiting.pop(0)
-                child = _start(folder, core)
+                child = _start(folder, core, confirmed)
                 running[child] = core
                 if stopping.is_set():  # the signal came while it started
                     child.send_signal(signal.SIGTERM)
@@ -66,7 +61,22 @@ def resume_all(folders: list[Path], jobs: int | None = None) -> int:
     return worst
 
 
-def _start(folder: Path, core: int) -> subprocess.Popen:
-    pin = (lambda: os.sched_setaffinity(0, {core})) if hasattr(os, "sched_setaffinity") else None
-    command = [sys.executable, "-m", "segue", "resume", str(folder)]
-    return subprocess.Popen(command, preexec_fn=pin, start_new_session=True)
+PR_SET_PDEATHSIG = 1
+
+
+def pin(count: int) -> None:
+    """Leave this process the first `count` of its cores; must come before JAX starts its threads."""
+    if hasattr(os, "sched_setaffinity") and count < len(cores()):
+        os.sched_setaffinity(0, cores()[:count])
+
+
+def _start(folder: Path, core: int, confirmed: str | None) -> subprocess.Popen:
+    def prepare() -> None:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {core})
+        if sys.platform == "linux":  # stop with the parent, however it ends
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    command = [sys.executable, "-m", "segue", "resume", str(folder)] + (["--env", confirmed] if confirmed else [])
+    environment = os.environ | {"SEGUE_PLAIN": "1"}  # several runs cannot redraw one line
+    return subprocess.Popen(command, preexec_fn=prepare, start_new_session=True, env=environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any, TextIO
@@ -35,7 +36,7 @@ class Display:
 
     def __init__(self, label: str, stream: TextIO | None = None, every: float = 10.0) -> None:
         self.label, self.stream, self.every = label, stream or sys.stdout, every
-        self.live = self.stream.isatty()
+        self.live = self.stream.isatty() and not os.environ.get("SEGUE_PLAIN")
         self.rate, self.shown, self.score = Rate(), 0.0, None
         self.place = ("", 0)  # phase and step last shown
 

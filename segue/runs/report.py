@@ -344,7 +344,11 @@ def summarise(record: RunRecord) -> Summary:
         found = (_number(row["score"]) for i, row in record.of("evaluation", mode) if i == first and row["step"] == 0)
         return next(found, None)
 
-    finished = any(i == len(record.phases) - 1 and step >= record.phases[i]["steps"] for i, step, _ in greedy)
+    last = record.phases[-1]
+    ends = (row for row in record.rows if row.get("phase") == last["name"] and row["kind"] in ("train", "evaluation"))
+    finished = any(row["step"] >= last["steps"] for row in ends)
+    if record.config.get("eval_episodes", 1):
+        finished = any(i == len(record.phases) - 1 and step >= last["steps"] for i, step, _ in greedy)
     return Summary(
         seed=record.seed,
         status="finished" if finished else _where(record),
@@ -412,7 +416,7 @@ class Arm:
 class Estimate:
     """Interquartile mean over seeds, and tasks if several, with its 95 % stratified bootstrap interval."""
 
-    value: float  # inf: most runs have not recovered
+    value: float  # inf: at least one of the runs in the mean has not recovered
     low: float  # NaN: no interval
     high: float
     seeds: int  # runs that have the number
@@ -597,7 +601,7 @@ def _cell(value: float | None, form: str) -> str:
     if value is None:
         return "–"
     if math.isinf(value):
-        return "never"
+        return "not all"  # at least a quarter have not: the mean is of infinitely many steps
     return format(value, form).replace("-", "−")
 
 
@@ -1128,7 +1132,7 @@ def _command(config: Mapping[str, Any]) -> str:
         return shlex.join(map(str, command))
     if isinstance(command, str):
         return command
-    words = shlex.join(["segue", "run", config["method"], config["task"]["name"], "--seed", str(config["seed"])])
+    words = shlex.join(["segue", "run", config["method"], config["task"]["name"], "--seeds", str(config["seed"])])
     return f"{words}  # the command was not recorded: add the settings above that are not the method's own"
 
 

@@ -8,6 +8,7 @@ phases/            the state at the end of each phase, for other runs to start f
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -29,6 +30,7 @@ import segue
 from segue.errors import CheckpointError, ConfigError, DataError, Diverged, EnvironmentFault
 from segue.evaluate import seed_of
 from segue.phases import TRAINING, Parts, Phase, RunState, Settings, reenter, run, start
+from segue.runs import trust
 from segue.runs.checkpoint import Checkpoints
 from segue.runs.codec import decode, dumps, encode, leaves
 from segue.runs.files import pack_state, read_json, read_verified, sha256, unpack_state, write_atomically
@@ -92,11 +94,18 @@ def make_config(
     command: list[str],
     overrides: dict[str, Any] | None = None,
     log: tuple[str, ...] = (),
+    cores: int | None = None,
 ) -> dict[str, Any]:
     """A run's configuration as JSON; ``digest`` covers what decides its numbers, apart from the seed.
 
-    `log` names further sinks of the metrics (`segue.runs.sinks`).
+    `log` names further sinks of the metrics (`segue.runs.sinks`); `cores` is the number that the run will have
+    (default: all that this process may use). An environment is made once, so that what is missing shows before training.
     """
+    if settings.eval_episodes or any(p.online for p in phases):
+        try:
+            task.make_env().close()
+        except ConfigError as error:
+            raise ConfigError(f"{error}; or train offline only: --online-steps 0 --eval-episodes 0") from error
     dataset = None
     if any(not p.online for p in phases) or task.load_dataset is not None:
         d = task.dataset
@@ -122,7 +131,7 @@ def make_config(
         "log": list(log),
         "versions": versions(),
         "commit": commit(),
-        "threads": threads(),
+        "threads": cores or threads(),
         "machine": machine(),
         "command": command,
     }
@@ -140,14 +149,17 @@ def create(folder: Path, config: dict[str, Any], source: Path | None = None) -> 
     """
     file = folder / "config.json"
     if file.exists():
-        there = read_json(file)
-        if (there.get("digest"), there.get("seed")) == (config["digest"], config["seed"]):
+        there = read_config(folder)
+        origin = None if source is None else read_config(source)["digest"]
+        if (there["digest"], there["seed"]) == (config["digest"], config["seed"]):
+            if there.get("from", {}).get("digest") != origin:
+                raise ConfigError(f"{folder} holds this run with another --from; choose another --out")
             return
-        mine, theirs = dict(leaves(config["phases"])), dict(leaves(there.get("phases", [])))
+        mine, theirs = (dict(leaves({k: c[k] for k in (*DECISIVE, "seed")})) for c in (config, there))
         differ = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
         raise ConfigError(
-            f"{folder} holds another run ({there.get('method')} on {there.get('task', {}).get('name')}, seed "
-            f"{there.get('seed')}{'; differs in ' + ', '.join(differ[:5]) if differ else ''}); choose another --out"
+            f"{folder} holds another run ({there['method']} on {there['task']['name']}, seed {there['seed']}; "
+            f"differs in {', '.join(differ[:5])}); choose another --out"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,7 +167,31 @@ def create(folder: Path, config: dict[str, Any], source: Path | None = None) -> 
         raise CheckpointError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
     if source is not None:
         config = config | {"from": _take_over(folder, config, source)}
+    elif not (folder / "metrics.jsonl").exists():
+        write_atomically(folder / "metrics.jsonl", b"")
+    if trust.names_code(config):
+        config = config | {"signature": trust.sign(config)}
     write_atomically(file, json.dumps(config, indent=1).encode())
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A run's configuration. Raises `CheckpointError` where the folder is no run or the file is not whole."""
+    file = folder / "config.json"
+    if not file.exists():
+        raise CheckpointError(
+            f"{folder} is no run: it has no config.json; `segue run METHOD TASK --out {folder}` makes one"
+        )
+    config = read_json(file)
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise CheckpointError(f"{file}: not a run's configuration of format {FORMAT}")
+    try:
+        whole = config["digest"] == _digest(config) and isinstance(config["seed"], int)
+        whole = whole and isinstance(config["task"]["name"], str) and isinstance(config["threads"], int)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: damaged ({type(error).__name__}: {error})") from error
+    if not whole:
+        raise CheckpointError(f"{file}: changed since the run began; bring the old file back, or start a new run")
+    return config
 
 
 # -------------------------------------------------------------------------------------------- finished phases of a run
@@ -196,9 +232,19 @@ def _keep_phase(folder: Path, config: dict[str, Any], index: int, state: RunStat
 
 def _take_over(folder: Path, config: dict[str, Any], source: Path) -> dict[str, Any]:
     """Begin behind the finished phases that `source` shares with this run: its rows and its last such state."""
-    theirs = read_json(source / "config.json") if (source / "config.json").exists() else None
-    if theirs is None:
+    if not (source / "config.json").exists():
         raise ConfigError(f"--from {source}: no run lies there; a run's directory holds config.json")
+    theirs = read_config(source)
+    if theirs["seed"] != config["seed"]:
+        raise ConfigError(
+            f"--from {source}: it is seed {theirs['seed']}, this run is seed {config['seed']}; seeds that share one "
+            "pre-training would not be independent. Name a directory that holds the same seeds"
+        )
+    for what in ("task", "settings"):
+        if theirs[what] != config[what] and not (what == "task" and theirs["dataset"] != config["dataset"]):
+            a, b = dict(leaves(config[what])), dict(leaves(theirs[what]))
+            differ = [f"{k} ({b.get(k)!r} there, {a.get(k)!r} here)" for k in sorted(a | b) if a.get(k) != b.get(k)]
+            raise ConfigError(f"--from {source}: its {what} is not that of this run: {'; '.join(differ[:4])}")
     if theirs["dataset"] != config["dataset"]:
         raise ConfigError(
             f"--from {source}: it was trained on {_data_name(theirs)}, this run is for {_data_name(config)}; "
@@ -313,25 +359,28 @@ def task_of(config: dict[str, Any], say: Say = print) -> Task:
     return task
 
 
-def load_run(folder: Path, say: Say = print) -> tuple[dict[str, Any], tuple[Phase, ...], Settings, Task]:
-    """Configuration, phases, settings and task of a run's directory."""
-    file = folder / "config.json"
-    if not file.exists():
-        raise CheckpointError(
-            f"{folder} is no run: it has no config.json; `segue run METHOD TASK --out {folder}` makes one"
-        )
-    config = read_json(file)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise CheckpointError(f"{file}: not a run's configuration of format {FORMAT}")
+def load_run(
+    folder: Path, say: Say = print, confirmed: str | None = None
+) -> tuple[dict[str, Any], tuple[Phase, ...], Settings, Task]:
+    """Configuration, phases, settings and task of a run's directory; `confirmed` vouches for code that it names."""
+    config = read_config(folder)
+    trust.check(config, confirmed)
     try:
-        if config["digest"] != _digest(config):
-            raise CheckpointError(f"{file}: changed since the run began; bring the old file back, or start a new run")
         phases = tuple(decode(p) for p in config["phases"])
-        settings = Settings(**config["settings"])
-        task = task_of(config, say)
+        return config, phases, Settings(**config["settings"]), task_of(config, say)
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: damaged ({type(error).__name__}: {error})") from error
-    return config, phases, settings, task
+        raise CheckpointError(f"{folder / 'config.json'}: damaged ({type(error).__name__}: {error})") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """This process alone works on the run. Raises `CheckpointError` where another one does."""
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CheckpointError(f"{folder}: another process works on this run; wait for it or stop it") from error
+        yield
 
 
 def execute(
@@ -340,52 +389,70 @@ def execute(
     say: Say = print,
     stop: Stop | None = None,
     save_every: float = SAVE_EVERY,
+    confirmed: str | None = None,
 ) -> tuple[RunState, bool]:
     """Run or continue the run in `folder` to its end; the last state, and whether the end was reached.
 
     Raises what the loop raises; the last checkpoint is then on disk, whole and finite.
     """
     stop = stop or Stop()
-    with stop.listening():
-        config, phases, settings, task = load_run(folder, say)
-        if config["threads"] != threads():
-            say(f"note: begun with {config['threads']} core(s), goes on with {threads()}: not bit for bit the same")
-        for name, number in versions().items():
-            if config["versions"].get(name, number) != number:
-                say(f"note: the run began with {name} {config['versions'][name]} and goes on with {number}")
-        needs_data = config["dataset"] is not None
-        state, fixed = start(config["seed"], phases, task.spec, task.dataset if needs_data else None)
-        checkpoints = Checkpoints(folder / "checkpoints")
-        metrics, envs = folder / "metrics.jsonl", {}
-        if checkpoints.exists():
-            state, length, notice = checkpoints.load()
-            if notice:
-                say(f"warning: {notice}")
-            _cut(metrics, length)
-            fixed = reenter(phases, state, fixed)
-            state, envs, rows = _reenter_episode(task, state, checkpoints, phases, say)
-            _append(metrics, rows)
-        elif "from" in config:
-            _cut(metrics, config["from"]["metrics_bytes"])
-            state = _begin_behind(folder, config, state)
-        else:
-            _cut(metrics, 0)
-        with _copied(open_sinks(folder, config), phases, show or (lambda _: None)) as shown:
+    config, phases, settings, task = load_run(folder, say, confirmed)
+    with stop.listening(), locked(folder):
+        _announce(config, say)
+        state, fixed = start(config["seed"], phases, task.spec, None if config["dataset"] is None else task.dataset)
+        checkpoints, metrics = Checkpoints(folder / "checkpoints"), folder / "metrics.jsonl"
+        envs: dict[str, Any] = {}
+        try:
+            if checkpoints.exists():
+                state, length, notice = checkpoints.load()
+                if notice:
+                    say(f"warning: {notice}")
+                _cut(metrics, length)
+                fixed = reenter(phases, state, fixed)
+                state, envs, rows = _reenter_episode(task, state, checkpoints, phases, say)
+                _append(metrics, rows)
+            elif any(f.stem != "state-1" for f in (folder / "checkpoints").glob("state-*.safetensors")):
+                raise CheckpointError(
+                    f"{folder / 'checkpoints'}: both manifests are gone, and states are there; bring a manifest back, "
+                    "or start a new run (--out)"
+                )
+            elif "from" in config:
+                _cut(metrics, config["from"]["metrics_bytes"])
+                state = _begin_behind(folder, config, state)
+            else:
+                _cut(metrics, 0)
+        except OSError as error:
+            raise CheckpointError(f"{metrics}: cannot be written ({error.strerror}); make room first") from error
+        with _copied(open_sinks(folder, config), phases, show or (lambda _: None), say) as shown:
             loop = run(phases, task, state, fixed, settings, stop, envs)
             return _follow(loop, state, folder, config, phases, checkpoints, shown, stop, save_every)
 
 
+def _announce(config: dict[str, Any], say: Say) -> None:
+    """Say what keeps the continued run from being bit for bit the uninterrupted one."""
+    if config["threads"] != threads():
+        say(f"note: begun with {config['threads']} core(s), goes on with {threads()}: not bit for bit the same")
+    for name, number in (versions() | {"commit": commit()}).items():
+        before = config["commit"] if name == "commit" else config["versions"].get(name, number)
+        if before != number:
+            say(f"note: begun with {name} {before}, goes on with {number}: perhaps not bit for bit the same")
+
+
 @contextmanager
 def _copied(
-    sinks: list[Sink], phases: tuple[Phase, ...], show: Callable[[Progress], None]
+    sinks: list[Sink], phases: tuple[Phase, ...], show: Callable[[Progress], None], say: Say
 ) -> Iterator[Callable[[Progress], None]]:
     """`show` that copies every row to the sinks, at the steps of all phases one after the other."""
     before = dict(zip((p.name for p in phases), np.cumsum([0, *(p.steps for p in phases)]).tolist(), strict=False))
 
     def both(progress: Progress) -> None:
-        for row in progress.rows if sinks else ():
-            for sink in sinks:
-                sink.write(dict(scalars(row)), before[row["phase"]] + row["step"])
+        for row in progress.rows:
+            for sink in list(sinks):
+                try:
+                    sink.write(dict(scalars(row)), before[row["phase"]] + row["step"])
+                except Exception as error:  # another program's trouble does not end a training
+                    say(f"warning: {type(sink).__name__} failed and is left out from here on: {error}")
+                    sinks.remove(sink)
         show(progress)
 
     try:
@@ -467,7 +534,8 @@ def check_arrays(state: RunState, phases: tuple[Phase, ...]) -> None:
 def _diverged(phase: str, step: int, what: str) -> Diverged:
     return Diverged(
         f"phase {phase!r}, step {step}: {what}. The last checkpoint holds the last finite state. Look at the data "
-        "(segue data info), the reward's scale and the learning rate, e.g. --set phases.0.learner.lr=1e-4"
+        "(segue data info), the reward's scale and the learning rate (segue show names the paths for --set), and start "
+        "again with another --out"
     )
 
 

@@ -1,0 +1,60 @@
+"""Which run directories this user made: only they may name code to import.
+
+A run on ``--env module:Class`` imports that module when it is resumed. The name stands in a file, and a file from a
+stranger must never run code: so `create` signs it with a secret of this user, and `resume` asks for a confirmation
+(``segue resume DIR --env module:Class``) where the signature is not this user's own.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from segue.errors import ConfigError
+
+
+def cache_root() -> Path:
+    """``$SEGUE_CACHE`` or ``~/.cache/segue``."""
+    return Path(os.environ.get("SEGUE_CACHE") or Path.home() / ".cache" / "segue").expanduser()
+
+
+def _secret() -> bytes:
+    file = cache_root() / "secret"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".secret.{os.getpid()}")
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
+            f.write(secrets.token_bytes(32))
+        try:
+            os.link(temporary, file)  # the first of several processes wins
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink()
+    return file.read_bytes()
+
+
+def names_code(config: dict[str, Any]) -> str | None:
+    """The ``module:Class`` that the configuration would import; None if it names none."""
+    env = config["task"]["source"].get("env")
+    return env if isinstance(env, str) and ":" in env else None
+
+
+def sign(config: dict[str, Any]) -> str:
+    """This user's signature under the code that a configuration names."""
+    return hmac.new(_secret(), f"{config['digest']} {names_code(config)}".encode(), "sha256").hexdigest()
+
+
+def check(config: dict[str, Any], confirmed: str | None = None) -> None:
+    """Raises `ConfigError` where the configuration names code and neither signature nor `confirmed` vouches for it."""
+    code = names_code(config)
+    if code is None or code == confirmed:
+        return
+    if not hmac.compare_digest(str(config.get("signature", "")), sign(config)):
+        raise ConfigError(
+            f"this run was made elsewhere and would import {code!r}; if you know that code, confirm it: "
+            f"segue resume DIR --env {code}"
+        )

@@ -1,0 +1,131 @@
+"""Runs beside each other and runs of others: locks, seeds on cores, trust, cost, reports of what has not begun."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from test_bad_input import command, run_args
+
+from segue import recipes, show, tasks
+from segue.errors import CheckpointError, ConfigError
+from segue.phases import Settings
+from segue.runs import run as runs
+from segue.runs import trust
+from segue.runs.group import cores, pin
+from segue.runs.report import read_run, summarise
+
+SETTINGS = Settings(eval_every=10, eval_episodes=0, log_every=6)
+
+
+def made(folder: Path, seed: int = 0, n: int | None = None) -> dict:
+    task = tasks.get("point-wall")
+    phases = recipes.phases_of("bc", task, 12)
+    runs.create(folder, runs.make_config("bc", task, phases, seed, SETTINGS, [], cores=n))
+    return runs.read_config(folder)
+
+
+def test_one_process_works_on_a_run(tmp_path: Path) -> None:
+    made(tmp_path / "run")
+    with runs.locked(tmp_path / "run"), pytest.raises(CheckpointError, match="another process works on this run"):
+        runs.execute(tmp_path / "run", say=lambda _: None)
+    with runs.locked(tmp_path / "run"):
+        pass
+
+
+def test_seeds_of_a_group_are_recorded_with_the_one_core_that_they_get(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr("segue.runs.group.resume_all", lambda folders, *_: started.extend(folders) or 1)
+    assert command(monkeypatch, *run_args(tmp_path / "out"), "--seeds", "0", "1") == 1
+    assert [f.name for f in started] == ["seed-0", "seed-1"]
+    assert [runs.read_config(f)["threads"] for f in started] == [1, 1]
+
+
+def test_pinned_to_as_many_cores_as_recorded() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        pin(len(cores()) + 5)
+        assert os.sched_getaffinity(0) == before
+        pin(1)
+        assert len(cores()) == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_a_seed_that_has_not_begun_is_in_the_report(tmp_path: Path) -> None:
+    made(tmp_path / "run")
+    summary = summarise(read_run(tmp_path / "run"))
+    assert not summary.finished
+    assert summary.status.startswith("stopped at phase offline step 0")
+
+
+def test_finished_without_evaluations(tmp_path: Path) -> None:
+    made(tmp_path / "run")
+    runs.execute(tmp_path / "run", say=lambda _: None)
+    assert summarise(read_run(tmp_path / "run")).finished
+
+
+def custom(config: dict, env: str = "test_bad_input:Faulty") -> dict:
+    task = config["task"] | {"source": {"kind": "custom", "env": env, "dataset": None, "name": None}}
+    return config | {"task": task}
+
+
+def test_code_is_imported_for_runs_of_ones_own_or_by_word_of_mouth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = custom(made(tmp_path / "run"))
+    monkeypatch.setenv("SEGUE_CACHE", str(tmp_path / "mine"))
+    signed = config | {"signature": trust.sign(config)}
+    trust.check(signed)
+    trust.check(made(tmp_path / "other"))  # names no code
+    trust.check(config, confirmed="test_bad_input:Faulty")
+    for wrong in (config, signed | {"digest": "0" * 16}, custom(signed, "another:Class")):
+        with pytest.raises(ConfigError, match="was made elsewhere and would import '"):
+            trust.check(wrong)
+    monkeypatch.setenv("SEGUE_CACHE", str(tmp_path / "somebody-else's"))
+    with pytest.raises(ConfigError, match="segue resume DIR --env test_bad_input:Faulty"):
+        trust.check(signed)
+    assert (tmp_path / "mine" / "secret").stat().st_mode & 0o077 == 0
+
+
+def test_a_strange_run_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = custom(made(tmp_path / "run"), "a_module_that_would_run:Code")
+    config["digest"] = runs._digest(config)
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"imported {name}"))
+    with pytest.raises(ConfigError, match="was made elsewhere"):
+        runs.execute(tmp_path / "run", say=lambda _: None)
+
+
+def test_both_manifests_gone_is_no_fresh_start(tmp_path: Path) -> None:
+    made(tmp_path / "run")
+    runs.execute(tmp_path / "run", say=lambda _: None, save_every=0.0)
+    for manifest in (tmp_path / "run" / "checkpoints").glob("manifest*"):
+        manifest.unlink()
+    with pytest.raises(CheckpointError, match="both manifests are gone"):
+        runs.execute(tmp_path / "run", say=lambda _: None)
+
+
+def test_cost_is_predicted(capsys: pytest.CaptureFixture[str]) -> None:
+    task = tasks.get("point-wall")
+    phases = recipes.phases_of("bc", task, 200)
+    found = show.cost(task, phases)
+    assert 0 < found["hours"] < 1
+    assert found["core_hours"] > 0
+    assert found["memory_gib"] > 0.1
+    assert "core-hours" in capsys.readouterr().out
+
+
+def test_show_names_where_numbers_come_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert command(monkeypatch, "show", "pex", "point-wall", "--set", "phases.0.learner.beta=4") == 0
+    out = capsys.readouterr().out
+    assert "AntMaze" in out
+    assert "--set" in out
+    assert "reward convention" in out
