@@ -99,7 +99,7 @@ def make_config(
     """A run's configuration as JSON; ``digest`` covers what decides its numbers, apart from the seed.
 
     `log` names further sinks of the metrics (`segue.runs.sinks`); `cores` is the number that the run will have
-    (default: all that this process may use). An environment is made once, so that what is missing shows before training.
+    (default: all that this process may use). An environment is made once: what is missing shows before training.
     """
     if settings.eval_episodes or any(p.online for p in phases):
         try:
