@@ -25,7 +25,7 @@ test-all: setup  ## everything, hours
 check: setup  ## format, lint, types
 	$(BIN)/ruff format --check segue tests tools benchmarks
 	$(BIN)/ruff check segue tests tools benchmarks
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
 	rm -rf $(VENV) runs/demo

@@ -43,8 +43,8 @@ class Result:
 
         def choose(obs: np.ndarray) -> np.ndarray:
             nonlocal memory, t
-            obs = jnp.asarray(obs, jnp.float32)
-            action, memory, _ = act(self.learner, self.state, memory, obs, np.float32(0), key, np.int32(t), True)
+            seen = jnp.asarray(obs, jnp.float32)
+            action, memory, _ = act(self.learner, self.state, memory, seen, np.float32(0), key, np.int32(t), True)
             t += 1
             return np.asarray(action)
 
@@ -97,7 +97,7 @@ def train(
         state, finished = execute(folder, progress or _quiet, say=warnings.warn)
         if not finished:
             raise KeyboardInterrupt(f"stopped and saved in {folder}; the same call goes on")
-        return Result(phases[-1].learner, state.learner, list(read_run(folder).rows), task, phases)
+        return Result(phases[-1].learner, state.learner, [dict(row) for row in read_run(folder).rows], task, phases)
 
     data = task.dataset if task.load_dataset is not None else None
     first, fixed = start(seed, phases, task.spec, data)

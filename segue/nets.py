@@ -223,7 +223,7 @@ class Critic(Module):
 
     net: Mlp
 
-    def __call__(self, obs: Float[Array, "*B obs"], action: Float[Array, "*B act"]) -> Float[Array, E * B]:
+    def __call__(self, obs: Float[Array, "*B obs"], action: Float[Array, "*B act"]) -> Float[Array, E * B]:  # type: ignore[valid-type]
         return self.net(obs, action)[..., 0]
 
 

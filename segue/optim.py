@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 def trained(net: T) -> Trained[T]:
     """`net` with fresh moments."""
-    return Trained(net, ADAM.init(net))
+    return Trained(net, ADAM.init(net))  # type: ignore[arg-type]
 
 
 def descend(

@@ -51,7 +51,7 @@ def _exchange(node: Any, fields: list[str], value: Any, path: str) -> Any:
     old = getattr(node, name)
     new = _exchange(old, rest, value, path) if rest else _fit(get_type_hints(type(node))[name], old, value, path)
     try:
-        return dataclasses.replace(node, **{name: new})
+        return dataclasses.replace(node, **{name: new})  # type: ignore[type-var]
     except (ValueError, TypeError) as error:
         raise ConfigError(f"--set {path}: {error}") from error
 

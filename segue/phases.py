@@ -191,12 +191,12 @@ class RunState(NamedTuple):
     logged: int = 0  # the last row of metrics,
     refitted: int = 0  # and the last refit
     env_steps: int = 0  # rows ever written
-    parts: Parts | None = None
-    ring: Ring | None = None
+    parts: Parts = None  # type: ignore[assignment]
+    ring: Ring = None  # type: ignore[assignment]
     episodes: Episodes = Episodes.empty()
     live: Live | None = None
-    sums: Sums | None = None
-    act_sums: Sums | None = None
+    sums: Sums = None  # type: ignore[assignment]
+    act_sums: Sums = None  # type: ignore[assignment]
     score: float | None = None  # of the last greedy evaluation
     snapshots: dict[str, Any] | None = None  # final learner states that later phases name
     wall: float = 0.0  # seconds spent, all sessions

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from segue.errors import ConfigError, nearest
@@ -30,17 +29,19 @@ def bc(task: Any, offline_steps: int = 100_000, online_steps: int = 0) -> Phases
     return (Phase("offline", BC(), offline_steps),)
 
 
+def _iql(task: Any, actor_decay: int | None = None) -> IQL:
+    return IQL(**preset("iql", task), actor_decay=actor_decay)
+
+
 def _iql_offline(task: Any, steps: int) -> Phase:
     """IQL on the dataset, the actor's rate falling to 0; the same for all recipes, so that they can share it."""
-    learner = IQL(**preset("iql", task), actor_decay=steps or None)
-    return Phase("offline", learner, steps, reward=iql_reward(task))
+    return Phase("offline", _iql(task, steps or None), steps, reward=iql_reward(task))
 
 
 def iql(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
     """IQL, then IQL carried on with the online data added to the dataset (Kostrikov et al. 2022)."""
     offline = _iql_offline(task, offline_steps)
-    learner = replace(offline.learner, actor_decay=None)
-    return offline, Phase("online", learner, online_steps, online=True, transition=Carry(), reward=offline.reward)
+    return offline, Phase("online", _iql(task), online_steps, online=True, transition=Carry(), reward=offline.reward)
 
 
 def direct(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
@@ -48,7 +49,7 @@ def direct(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_
     offline = _iql_offline(task, offline_steps)
     return offline, Phase(
         "online",
-        replace(offline.learner, actor_decay=None),
+        _iql(task),
         online_steps,
         online=True,
         transition=Carry(moments=False),
@@ -63,7 +64,7 @@ def pex(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000
     offline = _iql_offline(task, offline_steps)
     return offline, Phase(
         "online",
-        PEX(replace(offline.learner, actor_decay=None), **preset("pex", task)),
+        PEX(_iql(task), **preset("pex", task)),
         online_steps,
         online=True,
         transition=Expand(),

@@ -83,7 +83,7 @@ class PEX(Learner):
         if self.base.imitates and self.imitate == "composite":
             k_propose, key = split(key)
             a, i, _ = self.propose(state, batch.obs, k_propose, False)
-            base, info = self.base.update(state.base, batch, key, imitate=jax.lax.stop_gradient(a))
+            base, info = self.base.update(state.base, batch, key, imitate=jax.lax.stop_gradient(a))  # type: ignore[call-arg]
             info = info | {"actor/own_proposals": (i == len(state.members)).mean()}
         else:
             base, info = self.base.update(state.base, batch, key)

@@ -55,7 +55,7 @@ class TD3(Learner):
     def init(self, key: Key, spec: Spec) -> State:
         k_pi, k_q = split(key)
         actor, critic = nets.actor(k_pi, spec, self.hidden, "deterministic"), nets.critic(k_q, spec, self.hidden)
-        return State(trained(actor), actor, trained(critic), critic)
+        return State(trained(actor), actor, trained(critic), critic)  # type: ignore[arg-type]
 
     def update(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         critic, infos = state.critic, []

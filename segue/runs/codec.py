@@ -113,7 +113,7 @@ def flatten(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, dict):
         return {"dict": {k: flatten(v, f"{path}.{k}", arrays) for k, v in value.items()}}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        fields = zip(value._fields, value, strict=True)
+        fields = zip(value._fields, value, strict=True)  # type: ignore[attr-defined]
         return {"class": class_name(type(value)), "fields": {k: flatten(v, f"{path}.{k}", arrays) for k, v in fields}}
     if isinstance(value, tuple | list):
         return {"tuple": [flatten(v, f"{path}.{i}", arrays) for i, v in enumerate(value)]}

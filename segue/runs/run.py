@@ -597,7 +597,7 @@ def _replay(env: Any, task: Task, state: RunState) -> bool:
         return False
     layout = Layout(task.obs_dim, task.act_dim)
     slots = np.arange(state.env_steps - length, state.env_steps) % ring.capacity
-    c = layout.columns(np.asarray(ring.rows)[slots])
+    c = layout.columns(np.asarray(ring.rows)[slots])  # type: ignore[arg-type]
     obs = env.reset(seed_of(state.seed, TRAINING, len(state.episodes.start)))
     for i in range(length):
         if not np.array_equal(obs, c["obs"][i]):

@@ -37,7 +37,7 @@ class Wandb:
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         try:
-            import wandb
+            import wandb  # type: ignore[import-not-found]
         except ImportError as error:
             raise ConfigError("--log wandb needs its extra: pip install 'segue[wandb]'") from error
         name = f"{config['method']}-{config['task']['name']}-{config['seed']}"
