@@ -41,8 +41,14 @@ VERSION = "v0"  # of the sets
 GRID = 2.0**-12  # of the actions
 LAYERS = 3
 LOG_STD = -20.0, 2.0
-CHECKSUMS: dict[str, str] = {}  # dataset id -> hash of its columns, where published
-CHECKSUM_VERSIONS: dict[str, str] = {}  # package -> version that the checksums were made with
+CHECKSUMS: dict[str, str] = {  # dataset id -> hash of its columns, where published
+    "segue/hopper/random-v0": "6ac722f0023a420985896227a73f607e2e5c05ed923709b222eb644d8b414ea0",
+    "segue/hopper/medium-v0": "e3a7a18949e6ca32864fc9bd293a7db1b76b9bd04891cd1bb646b78888f9ded7",
+    "segue/hopper/medium-replay-v0": "1e7e144e96c16e1e8b8d227c673117955898be0d048fba1520e59aead4a7fed3",
+    "segue/hopper/medium-expert-v0": "4e96b90df3dd677ed6f23fb407b8a667c090eec42d3562056f1ecd013a903972",
+    "segue/hopper/expert-v0": "bc68c2dd3b0d752d2e395e8c9881d290f7326aafd3c093d1ed6b0188b47c1f82",
+}
+CHECKSUM_VERSIONS = {"mujoco": "3.11.0", "gymnasium": "1.4.0", "numpy": "2.4.6"}  # that the checksums were made with
 
 Progress = Callable[[int, int], None]
 Message = Callable[[str], None]
