@@ -586,9 +586,10 @@ def _mean_line(strata: Mapping[str, Sequence[Summary]], shown: Sequence[Quantity
     cells = []
     for quantity in shown:
         found = estimate(strata, quantity.field)
-        text = _cell(None if found is None else found.value, quantity.form)
+        text = _cell(None if found is None else found.value, quantity.form, "not all")
         if found is not None and not (math.isnan(found.low) or math.isnan(found.high)):
-            text += f"\n[{_cell(found.low, quantity.form)}, {_cell(found.high, quantity.form)}]"
+            low, high = (_cell(x, quantity.form, "not all") for x in (found.low, found.high))
+            text += f"\n[{low}, {high}]"
         if found is not None and found.seeds < found.of:
             text += f"\n{found.seeds} of {found.of} seeds"
         cells.append(text)
@@ -597,11 +598,11 @@ def _mean_line(strata: Mapping[str, Sequence[Summary]], shown: Sequence[Quantity
     return _Line("IQM", tuple(cells), note, True)
 
 
-def _cell(value: float | None, form: str) -> str:
+def _cell(value: float | None, form: str, infinite: str = "never") -> str:
     if value is None:
         return "–"
     if math.isinf(value):
-        return "not all"  # at least a quarter have not: the mean is of infinitely many steps
+        return infinite
     return format(value, form).replace("-", "−")
 
 
@@ -1040,7 +1041,7 @@ def _html_table(arms: Sequence[Arm]) -> str:
         + f"</tr></thead>{''.join(bodies)}</table></div>{''.join(notes)}"
         '<p class="note">IQM: interquartile mean over seeds, below it its 95 % stratified bootstrap interval '
         "(Agarwal et al. 2021); such intervals are too narrow with few seeds. “–”: no such number. “never”: the "
-        "offline score was not reached again within the run; in the mean it counts as infinitely many steps.</p>"
+        "offline score was not reached again within the run; in a mean, “not all”, it counts as infinitely many.</p>"
         f"<details><summary>What the columns mean</summary><dl>{meanings}</dl></details>"
     )
 
