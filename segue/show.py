@@ -99,6 +99,7 @@ def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
                 marks[name].append(Mark(time.monotonic(), time.process_time(), state.step))
                 learners[name] = state.learner
         env = task.make_env()
+        evaluate(phases[-1].learner, learners[phases[-1].name], env, 1, (1,))  # compiles
         wall, processor = time.monotonic(), time.process_time()
         outcomes = evaluate(phases[-1].learner, learners[phases[-1].name], env, 2, (0,))
         steps = max(sum(o.length for o in outcomes), 1)
