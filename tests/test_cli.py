@@ -81,7 +81,7 @@ def test_show_json_is_what_the_run_records(finished, monkeypatch, capsys):
 
 def test_run_leaves_a_complete_directory(finished):
     run = finished / "seed-0"
-    assert {p.name for p in run.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "phases"}
+    assert {p.name for p in run.iterdir()} == {".lock", "config.json", "metrics.jsonl", "checkpoints", "phases"}
     assert (finished / "report.html").exists()
     config = json.loads((run / "config.json").read_text())
     assert config["seed"] == 0
