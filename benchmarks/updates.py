@@ -22,7 +22,7 @@ from statistics import median
 
 import common
 
-PEER = "/root/venvs/peers/bin/python"
+PEER = ".venv-peers/bin/python"
 
 
 def ours(name: str, store: common.Store, form: str, steps: int) -> Callable[[], float]:
