@@ -480,6 +480,7 @@ def test_hopper_task(monkeypatch):
         _ = task.dataset
     with pytest.raises(ConfigError, match="hopper-medium"):
         tasks.make_dataset("hopper", force=True)
+    monkeypatch.setattr(locomotion, "CHECKSUMS", {})  # of full datasets
     monkeypatch.setattr(locomotion, "ROWS", 20)
     monkeypatch.setattr(locomotion.cached, "__defaults__", (20, *locomotion.cached.__defaults__[1:]))
     ticks = []
