@@ -293,7 +293,6 @@ def _execute(folder: Path, confirmed: str | None = None) -> int:
     display = Display(f"{config['method']} {config['task']['name']} seed {config['seed']}")
     stop = Stop()
     try:
-        _cache()
         _, finished = execute(folder, display, display.say, stop, confirmed=confirmed)
     except Diverged as error:
         raise Diverged(f"{error}\nthe run lies in {folder}") from error
@@ -306,19 +305,6 @@ def _execute(folder: Path, confirmed: str | None = None) -> int:
         return 128 + (stop.signal or 0)
     display.say(f"finished; see it with: segue report {folder}")
     return 0
-
-
-def _cache() -> None:
-    """Compiled programs are kept from run to run."""
-    import os
-
-    import jax
-
-    from segue.runs.trust import cache_root
-
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(cache_root() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 COMMANDS = {"list": List, "show": Show, "run": Run, "resume": Resume, "report": Report, "data": Data}

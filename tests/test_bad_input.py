@@ -35,7 +35,6 @@ for i in ("0", "1"):
 def command(monkeypatch, *args):
     """`segue ARGS` in this process; its exit code."""
     monkeypatch.setattr(sys, "argv", ["segue", *map(str, args)])
-    monkeypatch.setattr(cli, "_cache", lambda: None)  # conftest chose one
     with pytest.raises(SystemExit) as exit_:
         cli.main()
     return exit_.value.code
