@@ -7,7 +7,7 @@ learner whatever its schedule is, and a schedule belongs to its phase.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -43,8 +43,3 @@ def polyak(rate: float, net: T, target: T) -> T:
 def cosine(step: Array, total: int) -> Array:
     """Factor from 1 at step 0 to 0 at `total`, and 0 after it."""
     return 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / total, 1.0)))
-
-
-def stop(tree: Any) -> Any:
-    """`tree` without gradient."""
-    return jax.tree.map(jax.lax.stop_gradient, tree)

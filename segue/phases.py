@@ -322,7 +322,7 @@ def _online_step(
     """Write one row, update `n` times, act on the row's next observation: one dispatch per environment step."""
     first, t = counters[0], counters[1]
     ring = ring.add(row)
-    store = eqx.tree_at(lambda s: s.ring, fixed, ring, is_leaf=lambda x: x is None)
+    store = whole(fixed, ring)
     c = store.layout.columns(row)
     bstate, visit = work.bonus.visit(parts.bonus, _single(c))
     parts = parts._replace(bonus=bstate)
