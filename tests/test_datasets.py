@@ -303,7 +303,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
     reader = path.open("rb")  # what another process holds open stays whole
 
     def fail():
-        with datasets.atomic(path) as file:
+        with datasets.writing(path) as file:
             file.write(b"new")
             raise RuntimeError("halfway")
 
@@ -311,7 +311,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
         fail()
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    with datasets.atomic(path) as file:
+    with datasets.writing(path) as file:
         file.write(b"new")
     with reader:
         assert reader.read() == b"old"

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from segue import tasks
 from segue.errors import ConfigError, DataError, Diverged, EnvironmentFault
+from segue.files import cache_root
 from segue.tasks import locomotion, point_wall
 from segue.tasks.custom import custom_task
 from segue.tasks.dataset import dataset_from_arrays, read, write_npz
@@ -406,7 +407,7 @@ def test_cache(hopper, monkeypatch):
         return locomotion.cached(body, "medium", 60, path, message=said.append, **kwargs)
 
     first = get()
-    file = locomotion.cache_folder() / "datasets" / "segue" / "hopper" / "medium-v0.npz"
+    file = cache_root() / "datasets" / "segue" / "hopper" / "medium-v0.npz"
     manifest = file.with_suffix(".json")
     assert file.is_file()
     assert json.loads(manifest.read_text())["hash"] == first.hash
@@ -440,6 +441,23 @@ def test_cache(hopper, monkeypatch):
     manifest.write_text("{")
     with pytest.raises(DataError, match=r"not a manifest.*--force"):
         get()
+    get(force=True)
+
+    # another MuJoCo: made again, and said; without MuJoCo the cached set serves
+    n, versions = rolls["n"], locomotion._versions()
+    assert json.loads(manifest.read_text()).items() >= versions.items()
+    with monkeypatch.context() as m:
+        m.setattr(locomotion, "_versions", lambda: versions | {"mujoco": "0.1"})
+        get()
+        assert rolls["n"] == n + 1
+        assert f"mujoco was {versions['mujoco']} and is now 0.1; the dataset is made again" in said[-1]
+        m.setattr(locomotion, "_versions", lambda: {"numpy": "0.1"})
+        assert get().hash == changed.hash
+    assert rolls["n"] == n + 1
+    get()
+    assert rolls["n"] == n + 2
+    assert "mujoco was 0.1" in said[-1]
+
     manifest.unlink()
     assert get().hash == changed.hash
     assert "manifest medium-v0.json is missing" in said[-1]

@@ -1,11 +1,9 @@
-"""Writing files so that a reader, or a kill at any moment, finds the old one or the new one whole."""
+"""Files of a run: written whole or not at all, read with their checksums; states as safetensors."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +13,20 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from segue.errors import CheckpointError
+from segue.files import replacing
 from segue.runs.codec import flatten, unflatten
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Temporary file beside `path`, flushed to disk, renamed. Raises `CheckpointError` where the disk refuses."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """`replacing` in one go. Raises `CheckpointError` where the disk refuses."""
     try:
-        with open(temporary, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with replacing(path) as file:
+            file.write(data)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise CheckpointError(
             f"{path}: cannot be written ({error.strerror or error}); what was saved before is untouched. "
             "Make room or rights, then: segue resume"
         ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def sha256(data: bytes) -> str:

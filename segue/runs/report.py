@@ -15,7 +15,6 @@ import json
 import math
 import os
 import shlex
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segue.errors import CheckpointError
+from segue.files import replacing
 from segue.runs.statistics import bootstrap_band, interquartile_mean, stratified_bootstrap
 
 if TYPE_CHECKING:
@@ -970,21 +970,11 @@ def write_html(arms: Sequence[Arm], path: Path | str) -> None:
     if not arms:
         raise CheckpointError("no runs to report; give at least one run directory")
     path, page = Path(path), _page(arms)
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=".report-", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(page)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # a temporary file is its owner's alone
-        os.replace(temporary, path)
+        with replacing(path) as file:
+            file.write(page.encode())
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written ({error.strerror}); give another file with --html") from None
 
 

@@ -10,15 +10,10 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-from pathlib import Path
 from typing import Any
 
 from segue.errors import ConfigError
-
-
-def cache_root() -> Path:
-    """``$SEGUE_CACHE`` or ``~/.cache/segue``."""
-    return Path(os.environ.get("SEGUE_CACHE") or Path.home() / ".cache" / "segue").expanduser()
+from segue.files import cache_root
 
 
 def _secret() -> bytes:

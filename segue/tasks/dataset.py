@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from segue.errors import DataError, nearest
+from segue.files import replacing
 
 COLUMNS = ("obs", "action", "reward", "next_obs", "terminal", "timeout")
 D4RL = {
@@ -298,41 +298,21 @@ def write_npz(dataset: Dataset, path: str | Path) -> None:
         text = json.dumps(dataset.info, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DataError(f"{dataset.name}: info cannot be written as JSON: {error}") from error
-    with atomic(path) as file:
+    with writing(path) as file:
         np.savez(
             file, allow_pickle=False, format=np.int64(FORMAT), name=np.str_(dataset.name), info=np.str_(text), **arrays
         )
 
 
-class atomic:
-    """A context that writes `path` through a temporary file in its folder; nothing is left behind if it fails."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Any:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, self._tmp = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.", suffix=".tmp")
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be written: {error.strerror}") from error
-        self._file = os.fdopen(handle, "wb")
-        return self._file
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                os.chmod(self._tmp, 0o644)
-                os.replace(self._tmp, self.path)
-        except OSError as failure:
-            raise DataError(f"{self.path}: cannot be written: {failure.strerror}") from failure
-        finally:
-            self._file.close()
-            Path(self._tmp).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise DataError(f"{self.path}: cannot be written: {error.strerror}") from error
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """`replacing`, the folder made first. Raises ``DataError`` where the disk refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            yield file
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _renamed(dataset: Dataset, name: str) -> Dataset:

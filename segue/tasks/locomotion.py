@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segue.errors import ConfigError, DataError, nearest
-from segue.tasks.dataset import COLUMNS, Dataset, atomic, dataset_from_arrays, read, write_npz
+from segue.files import cache_root
+from segue.tasks.dataset import COLUMNS, Dataset, dataset_from_arrays, read, write_npz, writing
 from segue.tasks.environment import Environment
 from segue.tasks.task import Reference, Task
 
@@ -297,12 +298,6 @@ def roll_out(
     return dataset_from_arrays(columns, name, info=info)
 
 
-def cache_folder() -> Path:
-    """``$SEGUE_CACHE``, else ``.cache/segue`` in the user's home."""
-    given = os.environ.get("SEGUE_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "segue"
-
-
 def cached(
     body: Body,
     level: str,
@@ -314,15 +309,17 @@ def cached(
 ) -> Dataset:
     """The dataset of a level from the cache, made first if it is not there.
 
-    A set made by another generator, other policies or of another size is made again, and `message` says so (default: a
-    Python warning). Raises ``DataError`` if the file is not what its manifest says.
+    A set made by another generator, other policies, another MuJoCo or of another size is made again, and `message` says
+    so (default: a Python warning). Raises ``DataError`` if the file is not what its manifest says.
     """
     say = message or (lambda text: warnings.warn(text, stacklevel=3))
     name = dataset_id(body, level)
-    folder = cache_folder() / "datasets"
+    folder = cache_root() / "datasets"
     path, manifest = folder / f"{name}.npz", folder / f"{name}.json"
     sha256 = None if level == "random" else _file_hash(behaviours or body.behaviours)
+    versions = _versions()
     wanted = {"generator": GENERATOR, "rows": rows, "behaviours": sha256}
+    wanted |= {"mujoco": versions["mujoco"]} if "mujoco" in versions else {}  # without it a cached set still serves
     if not force and path.exists():
         dataset = _verified(path, manifest, wanted, f"segue data make {body.name}-{level} --force", say)
         if dataset is not None:
@@ -330,8 +327,8 @@ def cached(
             return dataset
     dataset = roll_out(body, level, rows, behaviours, progress)
     write_npz(dataset, path)
-    with atomic(manifest) as file:
-        file.write(json.dumps({"hash": dataset.hash, **wanted}, indent=1).encode())
+    with writing(manifest) as file:
+        file.write(json.dumps({"hash": dataset.hash, **wanted, **versions}, indent=1).encode())
     _compare_checksum(dataset, say)
     return dataset
 
@@ -348,7 +345,11 @@ def _verified(path: Path, manifest: Path, wanted: Mapping[str, Any], way_out: st
         raise DataError(f"{manifest}: not a manifest: {error!r}; make the dataset again: {way_out}") from error
     for key, value in wanted.items():
         if found.get(key) != value:
-            say(f"{path}: {key} was {found.get(key)} and is now {value}; the dataset is made again")
+            before = found.get(key, "not recorded")
+            say(
+                f"{path}: {key} was {before} and is now {value}; the dataset is made again"
+                + (f" (a run on the old rows goes on with {key} {before})" if key == "mujoco" and key in found else "")
+            )
             return None
     try:
         dataset = read(path)
@@ -377,4 +378,9 @@ def _file_hash(path: Path) -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {package: metadata.version(package) for package in ("mujoco", "gymnasium", "numpy")}
+    """Installed versions of what moves the rows."""
+    installed = {}
+    for package in ("mujoco", "gymnasium", "numpy"):
+        with suppress(metadata.PackageNotFoundError):
+            installed[package] = metadata.version(package)
+    return installed
