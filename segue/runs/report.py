@@ -13,7 +13,6 @@ import io
 import itertools
 import json
 import math
-import os
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
