@@ -27,7 +27,7 @@ from segue.bonuses import Nothing
 from segue.errors import ConfigError, Diverged, EnvironmentFault
 from segue.evaluate import Environment, Interrupted, act, begin, evaluate, seed_of
 from segue.replays import Uniform
-from segue.store import Affine, Ring, Store, close_episode, make_store, with_returns
+from segue.store import Affine, Ring, Rows, Store, close_episode, make_store, with_returns
 from segue.transitions import Fresh
 from segue.types import Batch, Bonus, Episode, Handover, Key, Learner, Replay, Spec, Transition, split
 
@@ -189,7 +189,8 @@ class RunState(NamedTuple):
     entered: bool = False
     evaluated: int = -1  # step of the phase at which the last evaluation was made,
     logged: int = 0  # the last row of metrics,
-    refitted: int = 0  # and the last refit
+    refitted: int = 0  # and the last finished refit (-1: none in this phase yet)
+    piece: int = 0  # of a refit under way
     env_steps: int = 0  # rows ever written
     parts: Parts = None  # type: ignore[assignment]
     ring: Ring = None  # type: ignore[assignment]
@@ -256,7 +257,8 @@ def update_once(work: Work, store: Store, parts: Parts, key: Key, batch: Batch |
     shared = m.keys() & b.keys()
     if shared:
         raise ConfigError(f"learner and bonus both report {sorted(shared)}")
-    return Parts(state, rstate, bstate), m | b | {"replay/offline": batch.offline.mean()}
+    share = batch.offline.sum() / jnp.maximum(batch.valid.sum(), 1)
+    return Parts(state, rstate, bstate), m | b | {"replay/offline": share}
 
 
 def add_metrics(sums: Sums, metrics: dict[str, Array]) -> Sums:
@@ -271,11 +273,11 @@ def blank_sums(metrics: Any) -> Sums:
 def _block(work: Work, n: int, store: Store, parts: Parts, sums: Sums, key: Key, first: Array) -> tuple[Parts, Sums]:
     """`n` updates from the phase's `first` onwards in one scan; update i always uses the i-th key.
 
-    Where the replay keeps no state of its own, all rows are gathered before the scan.
+    Where updates teach the replay nothing, all rows are gathered before the scan.
     """
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(n))
     batches = None
-    if not jax.tree.leaves(parts.replay):
+    if type(work.replay).update is Replay.update:
         k_i = jax.vmap(lambda k: jax.random.split(k, 4)[0])(keys)
         indices, weight = jax.vmap(lambda k: draw_rows(work, parts.replay, store, k))(k_i)
         batches = store.at(indices, work.reward, weight)
@@ -425,8 +427,8 @@ def run(
                 state, fixed, rows = _enter(c, phase, state)
             elif state.owed >= phase.learner.slices:
                 state, rows = _work_off(c, phase, state), []
-            elif _due(phase.refit_every, state.refitted, phase, state):
-                state, rows = _refit(c, phase, state), []
+            elif _refit_due(phase, state):
+                state, rows = _refit(c, phase, state)
             elif _due(settings.log_every, state.logged, phase, state):
                 state, rows = _log(c, phase, state)
             elif settings.eval_episodes and _due(settings.eval_every, state.evaluated, phase, state):
@@ -475,7 +477,6 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
     bstate = carried.bonus if carried and earlier.bonus == phase.bonus else None
     bstate = phase.bonus.init(key(BONUS), c.task.spec, store) if bstate is None else bstate
     parts = Parts(learner, rstate, bstate)
-    parts = parts._replace(learner=_refitted(phase, parts, store, jax.random.fold_in(key(REFIT), 0)))
 
     if not phase.online and not bool((draw_rows(phase.work, rstate, store, key(UPDATE))[0] < store.size).all()):
         raise ConfigError(
@@ -501,7 +502,8 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
         owed=0,
         evaluated=-1 if phase.online else 0,
         logged=0,
-        refitted=0,
+        refitted=-1,
+        piece=0,
         live=None,
         sums=blank_sums(abstract),
         act_sums=blank_sums(infos),
@@ -514,18 +516,30 @@ def _blank_columns(store: Store) -> dict[str, Array]:
     return store.layout.columns(jnp.zeros(store.layout.width))
 
 
-def _refitted(phase: Phase, parts: Parts, store: Store, key: Key) -> Any:
-    def draw(key: Key, n: int) -> Batch:
-        indices, weight = phase.replay.indices(parts.replay, store, key, n)
-        return store.at(indices, phase.reward, weight)
-
-    return phase.learner.refit(parts.learner, draw, key)
+def _refit_due(phase: Phase, state: RunState) -> bool:
+    """At the phase's start and at every multiple of ``refit_every`` before its end."""
+    every, last = phase.refit_every, state.refitted
+    return last < 0 or (every is not None and state.step // every > last // every and state.step < phase.steps)
 
 
-def _refit(c: Context, phase: Phase, state: RunState) -> RunState:
+def _refit(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list[Row]]:
+    """A piece of the learner's refit."""
+    if type(phase.learner).refit is Learner.refit:
+        return state._replace(refitted=state.step), []
+    rows = Rows(whole(c.store, state.ring), state.parts.replay, phase.replay, phase.reward, c.task.spec)
     key = jax.random.fold_in(phase_key(state.seed, state.phase, REFIT), state.step)
-    learner = _refitted(phase, state.parts, whole(c.store, state.ring), key)
-    return state._replace(parts=state.parts._replace(learner=learner), refitted=state.step)
+    try:
+        refit = phase.learner.refit(state.learner, rows, key, state.piece)
+    except Diverged as fault:
+        raise Diverged(f"phase {phase.name!r}, step {state.step}: {fault}") from fault
+    row = {"kind": "refit", "phase": phase.name, "step": state.step, "piece": state.piece, "done": refit.done}
+    row |= {"metrics": dict(refit.metrics), "report": dict(refit.notes), "progress": refit.progress}
+    state = state._replace(
+        parts=state.parts._replace(learner=refit.state),
+        refitted=state.step if refit.done else state.refitted,
+        piece=0 if refit.done else state.piece + 1,
+    )
+    return state, [row]
 
 
 def _leave(c: Context, phase: Phase, state: RunState) -> RunState:
@@ -710,13 +724,15 @@ def _close(c: Context, phase: Phase, state: RunState, cut: bool) -> tuple[RunSta
     live = state.live
     score = float(c.task.score(live.return_))
     row = {"kind": "episode", "phase": phase.name, "step": state.step, "episode": len(state.episodes.start)}
-    learner = state.learner
+    learner, start = state.learner, state.env_steps - live.length
     if not cut:
         learner = phase.learner.observe(learner, Episode(score, live.return_, live.length, False))
+    ring = close_episode(state.ring, live.length, phase.reward, phase.learner.discount)
+    replay = phase.replay.close(state.parts.replay, start, live.length)
     state = state._replace(
-        ring=close_episode(state.ring, live.length, phase.reward, phase.learner.discount),
-        parts=state.parts._replace(learner=learner),
-        episodes=state.episodes.add(state.env_steps - live.length, live.length, live.return_, score),
+        ring=ring,
+        parts=state.parts._replace(learner=learner, replay=replay),
+        episodes=state.episodes.add(start, live.length, live.return_, score),
         live=None,
     )
     return state, row | {"return": live.return_, "length": live.length, "score": score, "cut": cut}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from segue.types import Batch, Module, Spec
+from segue.types import Batch, Key, Module, Replay, Spec
 
 UNKNOWN = -jnp.inf  # return-to-go of a row whose episode is open
 
@@ -118,6 +118,24 @@ class Store(Module):
             step=c["step"],
             valid=valid,
         )
+
+
+class Rows(Module):
+    """What a learner's `refit` may look at: the whole store as a phase draws from it and rewards it."""
+
+    store: Store
+    rstate: Any
+    replay: Replay = eqx.field(static=True)
+    reward: Affine = eqx.field(static=True)
+    spec: Spec = eqx.field(static=True)
+
+    def indices(self, key: Key, n: int) -> Int[Array, " n"]:
+        """`n` rows of the union, drawn by the replay with replacement."""
+        return self.replay.indices(self.rstate, self.store, key, n)[0]
+
+    def at(self, indices: Int[Array, "*n"]) -> Batch:
+        """The batch of these rows."""
+        return self.store.at(indices, self.reward, jnp.ones(indices.shape))
 
 
 def make_store(spec: Spec, dataset: Any | None, capacity: int) -> Store:

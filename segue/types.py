@@ -8,7 +8,8 @@ a *replay* is a distribution over the rows of the store, a *bonus* changes the r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import equinox as eqx
@@ -70,11 +71,21 @@ class Episode(NamedTuple):
     greedy: bool
 
 
+class Refit(NamedTuple):
+    """What a piece of `Learner.refit` came to; the loop asks for pieces until one is `done`."""
+
+    state: Any
+    done: bool = True
+    metrics: Mapping[str, float] = MappingProxyType({})  # of the piece: ``model/holdout``
+    notes: Report = MappingProxyType({})  # type: ignore[assignment]  # in words, for people: "elites" -> "0, 2, 4"
+    progress: str = ""  # how far a long refit is, in words
+
+
 class Learner(ABC):
     """A method: pure functions over a state of arrays.
 
     Final subclasses are frozen dataclasses whose fields are the paper's hyper-parameters. Methods are never
-    subclassed: they share functions and wrap one another. A wrapper's state has exactly one field ``base``.
+    subclassed: they share functions and wrap one another (`Wrapper`).
     """
 
     imitates: ClassVar[bool] = False  # whether `update` takes `imitate`: the actions its actor loss regresses on
@@ -116,9 +127,57 @@ class Learner(ABC):
         """The state after a training episode or an evaluation (controllers that follow the score)."""
         return state
 
-    def refit(self, state: Any, draw: Callable[[Key, int], Batch], key: Key) -> Any:
-        """The state after learning from the whole store, on the host; ``draw(key, n)`` samples by the replay."""
-        return state
+    def refit(self, state: Any, rows: Any, key: Key, piece: int) -> Refit:
+        """Learning from the whole store, on the host: at a phase's start and every ``Phase.refit_every`` steps.
+
+        ``rows`` (`segue.store.Rows`) draws by the phase's replay and rewards. A long refit is done in pieces of about a
+        second, each a function of the state it finds: a run may be saved and stopped between two. ``key`` is the same
+        for all pieces of one refit.
+        """
+        return Refit(state)
+
+
+class Wrapper(Learner):
+    """A learner around another one, in its field ``base``; its state has exactly one field ``base``, the other's.
+
+    What a wrapper does not define is what its base does.
+    """
+
+    base: Learner
+
+    @property
+    def imitates(self) -> bool:  # type: ignore[override]
+        return self.base.imitates
+
+    @property
+    def discount(self) -> float:  # type: ignore[override]
+        return self.base.discount
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        return self.base.held
+
+    @property
+    def slices(self) -> int:
+        return self.base.slices
+
+    def policy(self, state: Any, obs: Array, key: Key, greedy: bool = False) -> Array:
+        return self.base.policy(state.base, obs, key, greedy)
+
+    def begin(self, state: Any, key: Key, greedy: bool) -> Any:
+        return self.base.begin(state.base, key, greedy)
+
+    def act(
+        self, state: Any, memory: Any, obs: Array, last_reward: Array, key: Key, greedy: bool
+    ) -> tuple[Array, Any, Metrics]:
+        return self.base.act(state.base, memory, obs, last_reward, key, greedy)
+
+    def observe(self, state: Any, episode: Episode) -> Any:
+        return replace(state, base=self.base.observe(state.base, episode))
+
+    def refit(self, state: Any, rows: Any, key: Key, piece: int) -> Refit:
+        refit = self.base.refit(state.base, rows, key, piece)
+        return refit._replace(state=replace(state, base=refit.state))
 
 
 class Handover(NamedTuple):
@@ -138,20 +197,26 @@ class Transition(Protocol):
     def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]: ...
 
 
-class Replay(Protocol):
-    """A distribution over the rows of the store (a frozen dataclass)."""
+class Replay(ABC):
+    """A distribution over the rows of the store (final subclasses are frozen dataclasses)."""
 
     def init(self, key: Key, spec: Spec, store: Any) -> Any:
-        """The replay's own state; ``()`` for most."""
-        ...
+        """The replay's own state. Raises `ConfigError` or `DataError` where the store does not serve it."""
+        return ()
 
-    def indices(self, rstate: Any, store: Any, key: Key, n: int) -> tuple[Int[Array, " n"], Float[Array, " n"]]:
-        """Rows of the union (dataset first, then the ring) and their weights."""
-        ...
+    @abstractmethod
+    def indices(
+        self, rstate: Any, store: Any, key: Key, n: int
+    ) -> tuple[Int[Array, "n *K"], Float[Array, "n *K"]]:
+        """Rows of the union (dataset first, then the ring), or windows of them padded by -1, and their weights."""
 
     def update(self, rstate: Any, store: Any, indices: Array, batch: Batch, key: Key) -> Any:
         """The replay's state after an update on these rows (priorities, density ratios)."""
-        ...
+        return rstate
+
+    def close(self, rstate: Any, start: int, length: int) -> Any:
+        """The replay's state after an episode of the interaction: rows ``start .. start + length - 1`` ever written."""
+        return rstate
 
 
 class Bonus(Protocol):

@@ -8,14 +8,13 @@ Departures: none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Array
 
 from segue.errors import ConfigError, nearest
-from segue.types import Batch, Episode, Key, Learner, Metrics, Module, Spec, core, replace, with_core
+from segue.types import Batch, Key, Learner, Metrics, Module, Spec, Wrapper, core, replace, with_core
 
 
 class State(Module):
@@ -23,25 +22,13 @@ class State(Module):
 
 
 @dataclass(frozen=True)
-class Hold(Learner):
+class Hold(Wrapper):
     base: Learner
     nets: tuple[str, ...] = ("actor",)
 
     @property
-    def imitates(self) -> bool:  # type: ignore[override]
-        return self.base.imitates
-
-    @property
-    def discount(self) -> float:  # type: ignore[override]
-        return self.base.discount
-
-    @property
     def held(self) -> tuple[str, ...]:
         return (*self.base.held, *self.nets, *(f"target_{n}" for n in self.nets))
-
-    @property
-    def slices(self) -> int:
-        return self.base.slices
 
     def init(self, key: Key, spec: Spec) -> State:
         base = self.base.init(key, spec)
@@ -56,20 +43,3 @@ class Hold(Learner):
         before, after = core(state.base), core(base)
         held = [n for name in self.nets for n in (name, f"target_{name}") if hasattr(before, n)]
         return State(with_core(base, replace(after, **{n: getattr(before, n) for n in held}))), info
-
-    def policy(self, state: State, obs: Array, key: Key, greedy: bool = False) -> Array:
-        return self.base.policy(state.base, obs, key, greedy)
-
-    def begin(self, state: State, key: Key, greedy: bool) -> Any:
-        return self.base.begin(state.base, key, greedy)
-
-    def act(
-        self, state: State, memory: Any, obs: Array, last_reward: Array, key: Key, greedy: bool
-    ) -> tuple[Array, Any, Metrics]:
-        return self.base.act(state.base, memory, obs, last_reward, key, greedy)
-
-    def observe(self, state: State, episode: Episode) -> State:
-        return State(self.base.observe(state.base, episode))
-
-    def refit(self, state: State, draw: Callable[[Key, int], Batch], key: Key) -> State:
-        return State(self.base.refit(state.base, draw, key))

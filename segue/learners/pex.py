@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from segue import nets
 from segue.errors import HandoverError
 from segue.transitions import draw, inherit, note, retrace, wrapper
-from segue.types import Batch, Handover, Key, Learner, Metrics, Module, Report, Spec, core, replace, split
+from segue.types import Batch, Handover, Key, Learner, Metrics, Module, Report, Spec, Wrapper, core, replace, split
 
 
 class State(Module):
@@ -34,23 +34,11 @@ class State(Module):
 
 
 @dataclass(frozen=True)
-class PEX(Learner):
+class PEX(Wrapper):
     base: Learner
     inv_temperature: float = 10.0  # 1/α: 0 chooses uniformly, large takes the best proposal
     imitate: Literal["composite", "data"] = "composite"  # what an imitating base learns from
     sample_frozen: bool = False  # frozen members propose samples instead of modes
-
-    @property
-    def discount(self) -> float:  # type: ignore[override]
-        return self.base.discount
-
-    @property
-    def held(self) -> tuple[str, ...]:
-        return self.base.held
-
-    @property
-    def slices(self) -> int:
-        return self.base.slices
 
     def init(self, key: Key, spec: Spec) -> State:
         base = self.base.init(key, spec)

@@ -13,11 +13,11 @@ from jaxtyping import Array
 
 from segue.replays.uniform import uniform_below
 from segue.store import Store
-from segue.types import Batch, Key, Spec, split
+from segue.types import Key, Replay, split
 
 
 @dataclass(frozen=True)
-class Symmetric:
+class Symmetric(Replay):
     """``round(offline * n)`` rows from the dataset, the others from the ring, uniform within each.
 
     While one side is empty the other fills the batch; the metric ``replay/offline`` shows it. `Symmetric(0.0)` is
@@ -30,9 +30,6 @@ class Symmetric:
         if not 0 <= self.offline <= 1:
             raise ValueError(f"Symmetric.offline is a share in 0..1, not {self.offline}")
 
-    def init(self, key: Key, spec: Spec, store: Store) -> Any:
-        return ()
-
     def indices(self, rstate: Any, store: Store, key: Key, n: int) -> tuple[Array, Array]:
         k_off, k_on = split(key)
         n_off = round(self.offline * n)
@@ -44,6 +41,3 @@ class Symmetric:
         if store.size_offline == 0:
             first = jnp.zeros(n, bool)
         return jnp.where(first, offline, online), jnp.ones(n)
-
-    def update(self, rstate: Any, store: Store, indices: Array, batch: Batch, key: Key) -> Any:
-        return rstate

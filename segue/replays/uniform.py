@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from segue.store import Store
-from segue.types import Batch, Key, Spec
+from segue.types import Key, Replay
 
 
 def uniform_below(key: Key, n: int, size: Array | int) -> Array:
@@ -19,14 +19,8 @@ def uniform_below(key: Key, n: int, size: Array | int) -> Array:
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Replay):
     """Every row that there is, equally often."""
-
-    def init(self, key: Key, spec: Spec, store: Store) -> Any:
-        return ()
 
     def indices(self, rstate: Any, store: Store, key: Key, n: int) -> tuple[Array, Array]:
         return uniform_below(key, n, store.size), jnp.ones(n)
-
-    def update(self, rstate: Any, store: Store, indices: Array, batch: Batch, key: Key) -> Any:
-        return rstate

@@ -582,9 +582,11 @@ def _reenter_episode(
     score = float(task.score(live.return_))
     row = {"kind": "episode", "phase": phase.name, "step": state.step, "episode": len(state.episodes.start)}
     row |= {"return": live.return_, "length": length, "score": score, "cut": True, "wall": round(state.wall, 3)}
+    start = state.env_steps - length
     state = state._replace(
         ring=close_episode(ring, length, phase.reward, phase.learner.discount),
-        episodes=state.episodes.add(state.env_steps - length, length, live.return_, score),
+        parts=state.parts._replace(replay=phase.replay.close(state.parts.replay, start, length)),
+        episodes=state.episodes.add(start, length, live.return_, score),
         live=None,
     )
     return state, {}, [row]

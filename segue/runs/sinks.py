@@ -61,7 +61,7 @@ def open_sinks(folder: Path, config: dict[str, Any]) -> list[Sink]:
 
 def scalars(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """Names and numbers of a row of metrics: ``critic/td``, ``eval/score``, ``episode/return``."""
-    if row["kind"] == "train":
+    if row["kind"] in ("train", "refit"):
         yield from row["metrics"].items()
     elif row["kind"] == "evaluation":
         prefix = "eval" if row["mode"] == "greedy" else "eval_acting"
