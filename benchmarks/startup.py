@@ -6,6 +6,9 @@ Every sample is a process of its own, rounds alternate. The first update is a bl
 offline phase runs it: "cold" compiles it, "cache" finds it in a directory given as `jax_compilation_cache_dir` that
 an earlier process of this run has filled (only programs that took a second to compile, JAX's default; "full cache":
 all programs).  Stages of the first update are given apart: import, store and first state, first update.
+
+The last table is `segue run pex point-wall` itself, few steps of both phases: "cold" with an empty `$SEGUE_CACHE`,
+"warm" the same command in another folder afterwards. First row: until that of the metrics, 20 updates, is on disk.
 """
 
 from __future__ import annotations
@@ -40,6 +43,47 @@ def first_update(name: str) -> None:
     print(json.dumps(dict(zip(("import", "state", "first update"), stages, strict=True))))
 
 
+def through_the_command_line(out: str) -> None:
+    """In the child: a whole `segue run`, and the seconds spent compiling or reading compiled programs."""
+    import segue.cli  # isort: skip  (before jax)
+    import jax
+
+    seconds = []
+    listen = lambda name, duration, **_: (
+        seconds.append(duration) if name.endswith("/backend_compile_duration") else None
+    )
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    steps = ["--offline-steps", "20", "--online-steps", "40", "--eval-episodes", "0", "--log-every", "20"]
+    sys.argv = ["segue", "run", "pex", "point-wall", *steps, "--out", out]
+    try:
+        segue.cli.main()
+    except SystemExit as end:
+        if end.code:
+            raise
+    print(json.dumps({"programs": len(seconds), "compile": sum(seconds)}))
+
+
+def command_line(cache: str) -> dict[str, float]:
+    """One `segue run` in a folder of its own with that ``$SEGUE_CACHE``."""
+    with tempfile.TemporaryDirectory() as folder:
+        metrics, clock, first = Path(folder, "out", "seed-0", "metrics.jsonl"), time.perf_counter(), None
+        command = [sys.executable, str(Path(__file__).resolve()), "--command-line", f"{folder}/out"]
+        env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | {"SEGUE_CACHE": cache}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        with open(f"{folder}/log", "w+") as log:
+            child = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+            while child.poll() is None:
+                if first is None and metrics.exists() and '"train"' in metrics.read_text():
+                    first = time.perf_counter() - clock
+                time.sleep(0.01)
+            whole = time.perf_counter() - clock
+            log.seek(0)
+            lines = log.read().splitlines()
+        if child.returncode or first is None:
+            raise SystemExit("\n".join(lines[-20:]))
+        return {"first row": first, **json.loads(lines[-1]), "whole process": whole}
+
+
 def process(command: list[str], **env: str) -> tuple[float, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     clock = time.perf_counter()
@@ -65,9 +109,12 @@ def main() -> None:
     parser.add_argument("--learners", nargs="+", default=["IQL", "TD3", "SAC"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--child", metavar="LEARNER", help="(the benchmark's own use)")
+    parser.add_argument("--command-line", metavar="DIR", help="(the benchmark's own use)")
     args = parser.parse_args()
     if args.child:
         return first_update(args.child)
+    if args.command_line:
+        return through_the_command_line(args.command_line)
     import common
 
     if args.quick:
@@ -113,6 +160,12 @@ def main() -> None:
                 stages[name][kind].clear()
             common.rounds({kind: lambda name=name, kind=kind: once(name, kind) for kind in kinds}, args.rounds)
 
+    runs_: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
+    for _ in range(args.rounds):
+        with tempfile.TemporaryDirectory() as cache:
+            for kind in runs_:
+                runs_[kind].append(command_line(cache))
+
     rows = []
     for name, kinds_ in stages.items():
         for kind, runs in kinds_.items():
@@ -121,7 +174,11 @@ def main() -> None:
     common.show(report, f"Start: seconds, {args.rounds} rounds", ["", "median", "least"], plain, None)
     columns = ["", "import", "store and first state", "first update", "whole process"]
     common.show(report, "First update: seconds, medians", columns, rows, None)
+    columns = ["segue run pex point-wall", *runs_["cold"][0]]
+    cli_rows = [[kind, *(f"{median(r[k] for r in runs):.2f}" for k in runs[0])] for kind, runs in runs_.items()]
+    common.show(report, "Command line: seconds, medians", columns, cli_rows, None)
     data = {"benchmark": "startup", "machine": report, "seconds": samples, "first_update": stages}
+    data["command_line"] = runs_
     common.write(args.json, data)
 
 

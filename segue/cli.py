@@ -284,16 +284,24 @@ def _check_jobs(jobs: int | None) -> None:
 
 def _execute(folder: Path, confirmed: str | None = None) -> int:
     from segue.errors import Diverged
+    from segue.runs.compiled import kept
     from segue.runs.group import pin
     from segue.runs.progress import Display
-    from segue.runs.run import Stop, execute, read_config
+    from segue.runs.run import Progress, Stop, execute, read_config
 
     config = read_config(folder)
     pin(config["threads"])  # equal numbers of cores: equal bits
     display = Display(f"{config['method']} {config['task']['name']} seed {config['seed']}")
     stop = Stop()
     try:
-        _, finished = execute(folder, display, display.say, stop, confirmed=confirmed)
+        with kept(display.say) as publish:
+
+            def show(progress: Progress) -> None:
+                display(progress)
+                if any(row["kind"] in ("handover", "evaluation") for row in progress.rows):
+                    publish()
+
+            _, finished = execute(folder, show, display.say, stop, confirmed=confirmed)
     except Diverged as error:
         raise Diverged(f"{error}\nthe run lies in {folder}") from error
     except SegueError as error:

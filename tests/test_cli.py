@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,44 @@ def test_ctrl_c_before_a_run_began(monkeypatch, capsys):
     monkeypatch.setattr("segue.recipes.recipe", interrupt)
     assert command(monkeypatch, "show", "iql", "point-wall") == 130
     assert capsys.readouterr().err == "segue: stopped\n"
+
+
+LONG = ["--offline-steps", "40000", "--online-steps", "0", "--eval-episodes", "0"]
+LONG += ["--set", "phases.0.learner.hidden=[16,16]", "--set", "phases.0.batch_size=8"]
+
+
+def test_a_group_passes_the_signal_on_and_every_seed_saves(tmp_path):
+    """Two seeds side by side, both under way: SIGTERM to the parent alone saves and stops both, and their compiled
+    programs are kept."""
+    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    env |= {"PYTHONPATH": str(Path(segue.__file__).parents[1]), "SEGUE_CACHE": str(tmp_path / "cache")}
+    args = ["run", "iql", "point-wall", "--seeds", "0", "1", "--out", str(tmp_path / "out"), *LONG]
+    log = tmp_path / "log"
+    with open(log, "wb") as f:
+        process = subprocess.Popen([sys.executable, "-m", "segue", *args], stdout=f, stderr=subprocess.STDOUT, env=env)
+    metrics = [tmp_path / "out" / f"seed-{seed}" / "metrics.jsonl" for seed in (0, 1)]
+    try:
+        deadline = time.monotonic() + 120
+        while not all(m.exists() and '"train"' in m.read_text() for m in metrics):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM, log.read_text()
+    finally:
+        process.kill()
+    assert "Traceback" not in log.read_text()
+    for m in metrics:
+        assert f"stopped and saved; go on with: segue resume {m.parent}" in log.read_text()
+        state, length, _ = Checkpoints(m.parent / "checkpoints").load()
+        assert state.phase == 0
+        assert state.step < 40_000
+        rows = [json.loads(line) for line in m.read_bytes()[:length].splitlines()]
+        assert m.stat().st_size == length  # all that was done is saved
+        assert state.step >= rows[-1]["step"] > 0
+    (folder,) = (tmp_path / "cache" / "compiled").iterdir()
+    assert all(p.name.endswith("-cache") for p in folder.iterdir())
+    assert any("update_many" in p.name for p in folder.iterdir())
 
 
 # ---------------------------------------------------------------------------------------------------------- the display
