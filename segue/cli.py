@@ -57,16 +57,30 @@ class Choice:
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PATH=VALUE")] = ()
     """change a field that `segue show` prints, e.g. --set phases.online.learner.base.beta=5; may be repeated"""
 
-    def resolve(self) -> tuple[Any, tuple, dict[str, Any]]:
-        """Task, phases and overrides."""
+    def resolve(self, source: Path | None = None) -> tuple[Any, tuple, dict[str, Any]]:
+        """Task, phases and overrides; what is not given for the offline phases is as in the run `source`."""
         from segue import overrides, recipes
 
         task = self.task_()
         phases = recipes.phases_of(self.method, task, self.offline_steps, self.online_steps)
-        changed = dict(overrides.parse(text) for text in self.set)
+        changed, taken = dict(overrides.parse(text) for text in self.set), {}
+        if source is not None and not phases[0].online:
+            steps, taken = _offline_part(source)
+            taken = {path: value for path, value in taken.items() if path not in changed}
+            said = [f"--set {path}={json.dumps(value)}" for path, value in taken.items()]
+            if self.offline_steps is None and steps:
+                said = [f"--offline-steps {steps}", *said]
+                phases = recipes.phases_of(self.method, task, steps, self.online_steps)
+            try:
+                for path, value in taken.items():
+                    phases = overrides.apply(phases, path, value)
+            except ConfigError as error:
+                raise ConfigError(f"--from {source}: {error} (as that run was given)") from error
+            if said:
+                _note(f"as in {source}: {' '.join(said)}")
         for path, value in changed.items():
             phases = overrides.apply(phases, path, value)
-        return task, phases, changed
+        return task, phases, taken | changed
 
     def task_(self) -> Any:
         from segue import tasks
@@ -125,7 +139,7 @@ class Run(Choice):
     """the directory (default: runs/METHOD-TASK); seeds go to seed-0, seed-1, ... below it"""
     from_: Annotated[Path | None, arg(name="from", metavar="RUN")] = None
     """start at the hand-over from another run's pre-trained state: one pre-training serves many methods.
-    A directory of seeds serves seed by seed"""
+    --offline-steps and --set of the offline phase default to that run's. A directory of seeds serves seed by seed"""
     jobs: int | None = None
     """processes at a time (default: one per core)"""
     log: tuple[Literal["tensorboard", "wandb"], ...] = ()
@@ -139,7 +153,7 @@ class Run(Choice):
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"--seeds takes different numbers from 0 on, not {list(self.seeds)}")
         _check_jobs(self.jobs)
-        task, phases, changed = self.resolve()
+        task, phases, changed = self.resolve(None if self.from_ is None else _source(self.from_, self.seeds[0]))
         settings = Settings(eval_every=self.eval_every, eval_episodes=self.eval_episodes, log_every=self.log_every)
         group = self.out or Path("runs") / f"{self.method}-{task.name.replace('/', '-').replace(':', '-')}"
         folders = []
@@ -275,6 +289,19 @@ def _source(source: Path, seed: int) -> Path:
     raise ConfigError(
         f"--from {source}: no run lies there for seed {seed} (neither config.json nor seed-{seed}/config.json)"
     )
+
+
+def _offline_part(source: Path) -> tuple[int, dict[str, Any]]:
+    """Steps of the offline phases that a run begins with, and its overrides of them."""
+    from itertools import takewhile
+
+    from segue.runs.run import read_config
+
+    config = read_config(source)
+    first = list(takewhile(lambda phase: not phase["online"], config["phases"]))
+    names = {str(i) for i in range(len(first))} | {phase["name"] for phase in first}
+    changed = {path: value for path, value in config["overrides"].items() if path.split(".")[1] in names}
+    return sum(phase["steps"] for phase in first), changed
 
 
 def _check_jobs(jobs: int | None) -> None:

@@ -126,6 +126,48 @@ def test_from_takes_the_pretrained_phase_of_another_method(tmp_path, finished, m
     assert Checkpoints(run / "checkpoints").load()[0].phase == 2
 
 
+def test_from_takes_steps_and_overrides_over_unless_given(tmp_path, finished, monkeypatch, capsys):
+    there = json.loads((finished / "seed-0" / "config.json").read_text())
+    small = ["--set", "phases.1.learner.hidden=[16,16]", "--set", "phases.online.batch_size=8", "--eval-episodes", "0"]
+    args = ["run", "direct", "point-wall", "--online-steps", "30", *small, "--out", tmp_path / "direct"]
+    assert command(monkeypatch, *args, "--from", finished) == 0
+    source = finished / "seed-0"
+    taken = "--offline-steps 12 --set phases.0.learner.hidden=[16, 16] --set phases.0.batch_size=8\n"
+    assert f"note: as in {source}: {taken}" in capsys.readouterr().err
+    here = json.loads((tmp_path / "direct" / "seed-0" / "config.json").read_text())
+    assert here["phases"][0] == there["phases"][0]
+    assert here["phases"][1]["learner"]["hidden"] == [16, 16]
+    assert here["overrides"].keys() == {
+        *(f"phases.0.{name}" for name in ("learner.hidden", "batch_size")),
+        *("phases.1.learner.hidden", "phases.online.batch_size"),
+    }
+    assert command(monkeypatch, *args, "--from", finished) == 0  # the same command again
+    capsys.readouterr()
+
+    args[-1] = tmp_path / "other"
+    assert command(monkeypatch, *args, "--from", finished, "--offline-steps", "13") == 2
+    assert "steps (12 there, 13 here)" in capsys.readouterr().err
+    assert command(monkeypatch, *args, "--from", finished, "--set", "phases.0.batch_size=9") == 2
+    assert "batch_size (8 there, 9 here)" in capsys.readouterr().err
+    args[1:3], args[3:5] = ["bc", "point-wall"], ["--set", "phases.0.learner.lr=0.01"]
+    del args[5:9]
+    assert command(monkeypatch, *args, "--from", finished) == 2
+    assert "its first phase is not that of this run: it differs in" in capsys.readouterr().err
+    assert not (tmp_path / "other" / "seed-0" / "config.json").exists()
+
+
+def test_from_a_run_whose_overrides_this_method_does_not_know(tmp_path, finished, monkeypatch, capsys):
+    run = tmp_path / "there" / "seed-0"
+    run.mkdir(parents=True)
+    config = json.loads((finished / "seed-0" / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"overrides": {"phases.offline.learner.beta": 3.0}}))
+    args = ["run", "bc", "point-wall", "--eval-episodes", "0", "--out", tmp_path / "bc", "--from", run]
+    assert command(monkeypatch, *args) == 2
+    err = capsys.readouterr().err
+    assert f"--from {run}: --set phases.offline.learner.beta: BC has no field 'beta'" in err
+    assert "as that run was given" in err
+
+
 def test_data(monkeypatch, capsys, tmp_path):
     from segue.tasks import get, write_npz
 
