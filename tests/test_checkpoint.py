@@ -89,6 +89,22 @@ def test_round_trips_while_the_ring_wraps_around(tmp_path):
             checkpoints.load()
 
 
+def test_seconds_spent_on_saving_add_up(tmp_path, monkeypatch):
+    clock, sync = [0.0], os.fsync
+    monkeypatch.setattr("segue.runs.checkpoint.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(os, "fsync", lambda handle: (sync(handle), clock.__setitem__(0, clock[0] + 1.0)))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(made_of(3), 0)
+    first = checkpoints.seconds
+    assert json.loads((tmp_path / MANIFEST).read_text())["seconds"] == {"run": 0.3, "saving": 4.0}
+    assert first == 6.0  # a ring's segment, the state, the manifest: each a file and its folder
+    checkpoints.save(made_of(3), 0)
+    assert checkpoints.seconds > first
+    again = Checkpoints(tmp_path)
+    again.load()
+    assert first < again.seconds <= checkpoints.seconds
+
+
 def test_rows_are_written_once(tmp_path):
     checkpoints, sizes = Checkpoints(tmp_path), []
     for rows in range(1, 15):

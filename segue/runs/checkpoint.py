@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.number = 0
+        self.seconds = 0.0  # spent on saving, all sessions
         self.segments: list[dict[str, Any]] = []
         self.whole: bytes | None = None  # the manifest of the last checkpoint known to be whole
 
@@ -67,6 +69,7 @@ class Checkpoints:
 
         Raises `CheckpointError` on a full disk; the checkpoint before is then untouched.
         """
+        clock, before = time.monotonic(), self.seconds
         self.folder.mkdir(parents=True, exist_ok=True)
         ring, end, number = state.ring, state.env_steps, self.number + 1
         oldest = max(0, end - ring.capacity)
@@ -92,6 +95,7 @@ class Checkpoints:
             "metrics_bytes": metrics_bytes,
             "phase": state.phase,
             "step": state.step,
+            "seconds": {"run": round(state.wall, 3), "saving": round(before + time.monotonic() - clock, 3)},
         }
         manifest["sha256"] = _digest(manifest)
         if self.whole is not None:  # not the file of that name: it may be a damaged one
@@ -100,6 +104,7 @@ class Checkpoints:
         write_atomically(self.folder / MANIFEST, whole)
         self.number, self.segments, self.whole = number, segments, whole
         self._tidy()
+        self.seconds = before + time.monotonic() - clock
 
     def _tidy(self) -> None:
         """Remove files that neither manifest names."""
@@ -137,6 +142,7 @@ class Checkpoints:
             used = (_NUMBERED.match(p.name) for p in self.folder.iterdir())
             self.number = max([manifest["number"], *(int(m[1]) for m in used if m)])  # no name is given twice
             self.segments, self.whole = manifest["segments"], json.dumps(manifest, indent=1).encode()
+            self.seconds = manifest.get("seconds", {}).get("saving", 0.0)
             return state, manifest["metrics_bytes"], notice
         raise CheckpointError(
             "no checkpoint is whole: " + "; ".join(failures) + ". Start the run again in another folder "
