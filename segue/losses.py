@@ -52,6 +52,50 @@ def temperature(log_alpha: Array, log_prob: Float[Array, " B"], target_entropy: 
     return alpha * (entropy - target_entropy), {"actor/alpha": alpha}
 
 
+def gaussian_nll(
+    mean: Float[Array, "E B D"],
+    log_var: Float[Array, "E B D"],
+    target: Float[Array, "E B D"],
+    weight: Float[Array, "E B"],
+) -> Loss:
+    """Negative log-likelihood of a Gaussian without its constant, times 2, as models of dynamics are fitted by it.
+
+    Mean over entries and rows (by `weight`), sum over members (Janner et al. 2019, arXiv:1906.08253, released code).
+    """
+    row = ((mean - target) ** 2 * jnp.exp(-log_var) + log_var).mean(-1)  # [E, B]
+    member = (row * weight).sum(-1) / jnp.maximum(weight.sum(-1), 1)  # [E]
+    return member.sum(), {"model/nll": member.mean()}
+
+
+def binary(logit: Float[Array, " B"], label: Float[Array, " B"], weight: Float[Array, " B"]) -> Float[Array, ""]:
+    """Cross-entropy of a logit and a label in {0, 1}, mean over rows by `weight`."""
+    row = jax.nn.softplus(logit) - label * logit
+    return (row * weight).sum() / jnp.maximum(weight.sum(), 1)
+
+
+# ----------------------------------------------------------------------------------------------- windows, with padding
+
+
+def mean_of_valid(x: Float[Array, "B K"], valid: Float[Array, "B K"]) -> Float[Array, ""]:
+    """Mean over the entries that are no padding; 0 where all are."""
+    return (x * valid).sum() / jnp.maximum(valid.sum(), 1)
+
+
+def action_error(action: Float[Array, "B K A"], data: Float[Array, "B K A"], valid: Float[Array, "B K"]) -> Loss:
+    """Squared error to the data's actions, averaged over action dimensions and valid entries (Chen et al. 2021)."""
+    error = mean_of_valid(((action - data) ** 2).mean(-1), valid)
+    return error, {"actor/error": error}
+
+
+def entropy_regularised(
+    log_prob: Float[Array, "B K"], own_log_prob: Float[Array, "B K"], weight: Array, valid: Float[Array, "B K"]
+) -> Loss:
+    """-(mean log pi(a) + weight H) over valid entries, H by the policy's own samples (Zheng et al. 2022)."""
+    nll, entropy = -mean_of_valid(log_prob, valid), -mean_of_valid(own_log_prob, valid)
+    loss = nll - jax.lax.stop_gradient(weight) * entropy
+    return loss, {"actor/loss": loss, "actor/nll": nll, "actor/entropy": entropy}
+
+
 # -------------------------------------------------------------------------------------------------------- aggregations
 
 

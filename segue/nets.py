@@ -26,6 +26,7 @@ from segue.types import Key, Module, Spec, split
 
 Head = Literal["gaussian", "squashed", "deterministic"]
 StochasticHead = Literal["gaussian", "squashed"]
+Activation = Literal["relu", "silu"]
 LOG_2PI = 1.8378770664093453
 ACTION_LIMIT = 1 - 1e-6  # data actions are held this far from the box before atanh
 
@@ -45,14 +46,15 @@ class Norm(Module):
 
 
 class Mlp(Module):
-    """ReLU hidden layers, linear head. `norms` is empty or holds one Norm per hidden layer (before its ReLU).
+    """Hidden layers with one activation, linear head. `norms` is empty or holds one Norm per hidden layer (before it).
 
-    `dropout` acts after each ReLU and only where a call brings a ``key``.
+    `dropout` acts after each activation and only where a call brings a ``key``.
     """
 
     layers: tuple[Layer, ...]
     norms: tuple[Norm, ...] = ()
     dropout: float = eqx.field(static=True, default=0.0)
+    activation: Activation = eqx.field(static=True, default="relu")
 
     def __call__(self, *inputs: Float[Array, "... _"], key: Key | None = None) -> Float[Array, ...]:
         """Inputs are concatenated along the last axis; an ensemble returns ``[E, ..., out]``."""
@@ -107,7 +109,7 @@ def _forward(net: Mlp, inputs: tuple[Array, ...], masks: Sequence[Array] = ()) -
             mean = z.mean(-1, keepdims=True)
             z = (z - mean) * lax.rsqrt(((z - mean) ** 2).mean(-1, keepdims=True) + NORM_EPS)
             z = z * _row(net.norms[i].scale) + _row(net.norms[i].shift)
-        h = jax.nn.relu(z)
+        h = jax.nn.relu(z) if net.activation == "relu" else jax.nn.silu(z)
         if masks:
             h = h * masks[i]
     return h @ net.layers[-1].weight + _row(net.layers[-1].bias)
@@ -155,7 +157,7 @@ def _mlp_forward(net: Mlp, inputs: tuple[Array, ...]) -> tuple[Array, tuple]:
     ensemble = net.layers[0].weight.shape[:-2]
     if ensemble:  # behind a barrier, else XLA makes one wide product and a transpose of it
         x = lax.optimization_barrier(jnp.broadcast_to(x, (*ensemble, *x.shape)))
-    h, hidden, normed = x, [], []
+    h, hidden, slopes, normed = x, [], [], []
     for i, layer in enumerate(net.layers[:-1]):
         z = h @ layer.weight + _row(layer.bias)
         if net.norms:
@@ -166,14 +168,19 @@ def _mlp_forward(net: Mlp, inputs: tuple[Array, ...]) -> tuple[Array, tuple]:
             n = z * r
             normed.append((n, r))
             z = n * _row(net.norms[i].scale) + _row(net.norms[i].shift)
-        h = jnp.maximum(z, 0)
+        if net.activation == "relu":
+            h = jnp.maximum(z, 0)
+        else:
+            gate = jax.nn.sigmoid(z)
+            h = z * gate
+            slopes.append(gate + h * (1 - gate))
         hidden.append(h)
     out = h @ net.layers[-1].weight + _row(net.layers[-1].bias)
-    return out, (net, inputs, x, hidden, normed)
+    return out, (net, inputs, x, hidden, slopes, normed)
 
 
 def _mlp_backward(residuals: tuple, g: Array) -> tuple[Mlp, tuple[Array, ...]]:
-    net, inputs, x, hidden, normed = residuals
+    net, inputs, x, hidden, slopes, normed = residuals
     ones = jnp.ones((1, g.shape[-2]), g.dtype)
     column_sum = lambda z: (ones @ z)[..., 0, :]
 
@@ -186,7 +193,7 @@ def _mlp_backward(residuals: tuple, g: Array) -> tuple[Mlp, tuple[Array, ...]]:
 
     x_t = _transposed(x)
     for i in reversed(range(len(net.layers) - 1)):
-        dz = jnp.where(hidden[i] > 0, dh, 0)
+        dz = dh * slopes[i] if slopes else jnp.where(hidden[i] > 0, dh, 0)
         if net.norms:
             (n, r), scale = normed[i], net.norms[i].scale
             norms.append(Norm(column_sum(dz * n), column_sum(dz)))
@@ -194,7 +201,9 @@ def _mlp_backward(residuals: tuple, g: Array) -> tuple[Mlp, tuple[Array, ...]]:
             dz = r * (dz * _row(scale) - dz @ mean_scale - n * ((dz * n) @ mean_scale))
         if i == 0:
             h_t = x_t
-        elif i == 1 and not net.norms:  # the first layer again, already transposed: cheaper than a transpose
+        elif (
+            i == 1 and not net.norms and not slopes
+        ):  # the first layer again, already transposed: cheaper than a transpose
             first = net.layers[0]
             h_t = jnp.maximum(_transposed(first.weight) @ x_t + first.bias[..., None], 0)
         else:
@@ -210,7 +219,7 @@ def _mlp_backward(residuals: tuple, g: Array) -> tuple[Mlp, tuple[Array, ...]]:
     d_inputs = tuple(dh @ _swap(w[..., a:b, :]) for a, b in itertools.pairwise(edges))
     if w.ndim == 3:
         d_inputs = tuple(d.sum(0) for d in d_inputs)
-    return Mlp(tuple(layers[::-1]), tuple(norms[::-1]), net.dropout), d_inputs
+    return Mlp(tuple(layers[::-1]), tuple(norms[::-1]), net.dropout, net.activation), d_inputs
 
 
 _mlp.defvjp(_mlp_forward, _mlp_backward)

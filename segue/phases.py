@@ -326,7 +326,7 @@ def _online_step(
     ring = ring.add(row)
     store = whole(fixed, ring)
     c = store.layout.columns(row)
-    bstate, visit = work.bonus.visit(parts.bonus, _single(c))
+    bstate, visit = work.bonus.visit(parts.bonus, store.layout.batch(row))
     parts = parts._replace(bonus=bstate)
     if n == 1:
         parts, metrics = update_once(work, store, parts, jax.random.fold_in(k_update, first))
@@ -343,13 +343,6 @@ def _online_step(
             action = jnp.clip(action, -1, 1)
             act_sums = add_metrics(act_sums, info | visit)
     return ring, parts, memory, sums, act_sums, action
-
-
-def _single(c: dict[str, Array]) -> Batch:
-    one = jnp.ones(())
-    return Batch(
-        c["obs"], c["action"], c["reward"], c["next_obs"], c["terminal"], -jnp.inf * one, 0 * one, one, c["step"], one
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------ the loop
@@ -492,7 +485,9 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
         infos = jax.eval_shape(
             lambda s, m, k: phase.learner.act(s, m, obs, jnp.zeros(()), k, False)[2], learner, memory, key(ACT)
         )
-        infos |= jax.eval_shape(lambda b: phase.bonus.visit(b, _single(_blank_columns(store)))[1], bstate)
+        infos |= jax.eval_shape(
+            lambda b: phase.bonus.visit(b, store.layout.batch(jnp.zeros(store.layout.width)))[1], bstate
+        )
     state = state._replace(
         parts=parts,
         ring=store.ring,
@@ -512,10 +507,6 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
     return state, fixed_half(store), [row | {"seconds": round(time.monotonic() - clock, 3)}]
 
 
-def _blank_columns(store: Store) -> dict[str, Array]:
-    return store.layout.columns(jnp.zeros(store.layout.width))
-
-
 def _refit_due(phase: Phase, state: RunState) -> bool:
     """At the phase's start and at every multiple of ``refit_every`` before its end."""
     every, last = phase.refit_every, state.refitted
@@ -532,14 +523,16 @@ def _refit(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list[Ro
         refit = phase.learner.refit(state.learner, rows, key, state.piece)
     except Diverged as fault:
         raise Diverged(f"phase {phase.name!r}, step {state.step}: {fault}") from fault
-    row = {"kind": "refit", "phase": phase.name, "step": state.step, "piece": state.piece, "done": refit.done}
-    row |= {"metrics": dict(refit.metrics), "report": dict(refit.notes), "progress": refit.progress}
+    row = {"phase": phase.name, "step": state.step}
+    rows = [row | {"kind": "progress", "text": refit.progress}] if refit.progress else []
+    if refit.metrics or refit.done:
+        rows.append(row | {"kind": "refit", "metrics": dict(refit.metrics), "report": dict(refit.notes)})
     state = state._replace(
         parts=state.parts._replace(learner=refit.state),
         refitted=state.step if refit.done else state.refitted,
         piece=0 if refit.done else state.piece + 1,
     )
-    return state, [row]
+    return state, rows
 
 
 def _leave(c: Context, phase: Phase, state: RunState) -> RunState:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from segue.errors import ConfigError, nearest
-from segue.learners import BC, IQL, PEX, SAC, TD3, Expand
+from segue.learners import BC, IQL, MOPO, PEX, SAC, TD3, Expand
 from segue.phases import Phase, Warmup
 from segue.presets import preset
 from segue.presets.iql import reward as iql_reward
-from segue.replays import Symmetric
-from segue.transitions import Carry
+from segue.replays import Decaying, Symmetric
+from segue.transitions import Carry, Reset
 
 Phases = tuple[Phase, ...]
 Recipe = Callable[..., Phases]
@@ -82,6 +82,25 @@ def sac(task: Any, offline_steps: int = 0, online_steps: int = 1_000_000) -> Pha
 def td3(task: Any, offline_steps: int = 0, online_steps: int = 1_000_000) -> Phases:
     """TD3 from scratch on online data alone (Fujimoto et al. 2018)."""
     return (_from_scratch("td3", TD3(), offline_steps, online_steps),)
+
+
+def mopo(task: Any, offline_steps: int = 500_000, online_steps: int = 0) -> Phases:
+    """Models learnt from the dataset, SAC on short penalised rollouts in them; offline only (Yu et al. 2020)."""
+    if online_steps:
+        raise ConfigError("mopo has no online phase; moore carries it on")
+    return (_mopo_offline(task, offline_steps),)
+
+
+def _mopo_offline(task: Any, steps: int) -> Phase:
+    return Phase("offline", MOPO(**preset("mopo", task)), steps, refit_every=1000)
+
+
+def moore(task: Any, offline_steps: int = 500_000, online_steps: int = 100_000) -> Phases:
+    """MOPO, then models, policy and critics carried on, learning from rollouts alone (Mao et al. 2022)."""
+    learner = MOPO(**preset("mopo", task), real_share=0.0)
+    transition = Reset(Carry(), nets=("imagined",))
+    online = Phase("online", learner, online_steps, True, None, transition, Decaying(), refit_every=1000)
+    return _mopo_offline(task, offline_steps), online
 
 
 def _from_scratch(method: str, learner: Any, offline_steps: int, online_steps: int) -> Phase:

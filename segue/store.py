@@ -15,7 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from segue.types import Batch, Key, Module, Replay, Spec
 
@@ -56,6 +56,22 @@ class Layout(NamedTuple):
             names[name] = rows[..., 2 * d + a + i]
         return names
 
+    def batch(self, rows: Float[Array, "*n width"]) -> Batch:
+        """Packed rows of no store (imagined, or about to be written) as a batch: online, their episodes open."""
+        c, one = self.columns(rows), jnp.ones(rows.shape[:-1])
+        return Batch(
+            c["obs"],
+            c["action"],
+            c["reward"],
+            c["next_obs"],
+            c["terminal"],
+            UNKNOWN * one,
+            0 * one,
+            one,
+            c["step"],
+            one,
+        )
+
 
 class Ring(Module):
     """Online rows, oldest overwritten first."""
@@ -78,6 +94,16 @@ class Ring(Module):
         rows = jax.lax.dynamic_update_slice(self.rows, row[None], (slot, 0))
         mc_return = jax.lax.dynamic_update_slice(self.mc_return, jnp.full((1,), UNKNOWN, jnp.float32), (slot,))
         return Ring(rows, mc_return, self.written + 1)
+
+    def extend(self, rows: Float[Array, "M width"], keep: Bool[Array, " M"]) -> Ring:
+        """The ring with those of `rows` that are to be kept, at most as many as it holds."""
+        slots = (self.written + jnp.cumsum(keep) - 1) % self.capacity
+        slots = jnp.where(keep, slots, self.capacity)
+        return Ring(
+            self.rows.at[slots].set(rows, mode="drop"),
+            self.mc_return.at[slots].set(UNKNOWN, mode="drop"),
+            self.written + keep.sum(),
+        )
 
 
 class Store(Module):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from segue.errors import ConfigError, HandoverError, nearest
-from segue.types import Handover, Key, Learner, Report, Spec, Trained, Transition, core, replace, split, with_core
+from segue.types import Handover, Key, Learner, Report, Spec, Trained, Transition, core, replace, split
 
 PHASE_COUNTER = "step"
 
@@ -176,15 +176,27 @@ class Reset:
     def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]:
         k_base, k_fresh = split(handover.key)
         state, report = self.base(learner, handover._replace(key=k_base, skip=(*handover.skip, *self.nets)))
-        inner, fresh = core(state), core(draw(learner, k_fresh, handover.spec))
-        fields = {}
+        known = [n for n in _fields(state) if not n.startswith("target_")]
         for name in self.nets:
-            if not hasattr(inner, name) or name.startswith("target_"):
-                known = [n for n in inner.__dataclass_fields__ if not n.startswith("target_")]
+            if name not in known:
                 raise ConfigError(f"Reset: {type(learner).__name__} has no net {name!r}{nearest(name, known)}")
-            for n in (name, f"target_{name}"):
-                if hasattr(inner, n):
-                    fields[n], report[n] = getattr(fresh, n), "reset"
-            if isinstance(fields[name], Trained):
-                report[f"{name} optimiser"] = "reset"
-        return retrace(with_core(state, replace(inner, **fields))), report
+        names = {n for name in self.nets for n in (name, f"target_{name}")}
+        return retrace(_exchanged(state, draw(learner, k_fresh, handover.spec), names, report)), report
+
+
+def _fields(state: Any) -> list[str]:
+    """Names of all fields of a state and of those that it wraps."""
+    own = [n for n in state.__dataclass_fields__ if n != "base"]
+    return own + (_fields(state.base) if hasattr(state, "base") else [])
+
+
+def _exchanged(state: Any, fresh: Any, names: set[str], report: Report) -> Any:
+    """`state` with the fields of these names from `fresh`, through wrappers; fills `report`."""
+    fields = {n: getattr(fresh, n) for n in state.__dataclass_fields__ if n in names}
+    for name, value in fields.items():
+        report[name] = "reset"
+        if isinstance(value, Trained):
+            report[f"{name} optimiser"] = "reset"
+    if hasattr(state, "base"):
+        fields["base"] = _exchanged(state.base, fresh.base, names, report)
+    return replace(state, **fields) if fields else state

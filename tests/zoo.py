@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segue.learners import BC, IQL, PEX, SAC, TD3, Hold
+from segue.dynamics import Models
+from segue.learners import BC, IQL, MOPO, PEX, SAC, TD3, Hold
 from segue.losses import Mean, MeanOfPairMin, OwnPairMin, RandomMin
 from segue.types import Batch, Handover, Learner, Spec
 
@@ -30,6 +31,8 @@ redq = SAC(
 )
 pairs = SAC(n_critics=4, backup=OwnPairMin(), improve=MeanOfPairMin(), hidden=HIDDEN)
 td3 = TD3(hidden=HIDDEN)
+SMALL_MODELS = Models(members=3, elites=2, hidden=HIDDEN, batch_size=16, patience=1, max_epochs=2)
+mopo = MOPO(sac, starts=8, horizon=2, models=SMALL_MODELS)
 
 PLAIN: dict[str, Learner] = {"bc": bc, "iql": iql, "sac": sac, "redq": redq, "pairs": pairs, "td3": td3}
 WRAPPED: dict[str, Learner] = {
@@ -39,6 +42,8 @@ WRAPPED: dict[str, Learner] = {
     "hold(sac, actor)": Hold(sac, ("actor",)),
     "hold(iql, critic)": Hold(iql, ("critic",)),
     "pex(hold(iql, value))": PEX(Hold(iql, ("value",))),
+    "mopo(sac)": mopo,
+    "mopo(redq)": MOPO(redq, starts=8, horizon=2, models=SMALL_MODELS),
 }
 ZOO: dict[str, Learner] = PLAIN | WRAPPED
 

@@ -1,10 +1,14 @@
 """One page per method."""
 
 from segue.learners.bc import BC
+from segue.learners.dt import DT
 from segue.learners.hold import Hold
 from segue.learners.iql import IQL
+from segue.learners.mopo import MOPO
+from segue.learners.odt import ODT
 from segue.learners.pex import PEX, Expand
 from segue.learners.sac import SAC
+from segue.learners.standardise import Standardise
 from segue.learners.td3 import TD3
 
-__all__ = ["BC", "IQL", "PEX", "SAC", "TD3", "Expand", "Hold"]
+__all__ = ["BC", "DT", "IQL", "MOPO", "ODT", "PEX", "SAC", "TD3", "Expand", "Hold", "Standardise"]

@@ -1,6 +1,9 @@
 """Distributions over the rows of the store."""
 
+from segue.replays.best import Best
+from segue.replays.decaying import Decaying
+from segue.replays.sequences import Sequences
 from segue.replays.symmetric import Symmetric
 from segue.replays.uniform import Uniform
 
-__all__ = ["Symmetric", "Uniform"]
+__all__ = ["Best", "Decaying", "Sequences", "Symmetric", "Uniform"]

@@ -22,7 +22,8 @@ from segue.errors import CheckpointError
 from segue.types import Module
 
 PACKAGES = ("segue.learners", "segue.replays", "segue.bonuses")
-MODULES = {f"segue.{name}" for name in ("nets", "types", "store", "losses", "phases", "transitions", "runs.run")}
+ROOMS = "nets", "dynamics", "transformer", "types", "store", "losses", "phases", "transitions", "runs.run"
+MODULES = {f"segue.{name}" for name in ROOMS}
 OPTAX = {"optax:ScaleByAdamState"}
 ALLOWED: set[str] = set()  # modules of the caller's own classes, see `allow`
 

@@ -50,8 +50,10 @@ class Display:
         for row in progress.rows:
             if row["kind"] == "handover":
                 self.say(f"{row['phase']}: {handover_line(row['report'])}")
-            elif row["kind"] == "refit":
-                self._refit(row)
+            elif row["kind"] == "refit" and row["report"]:
+                self.say(f"{row['phase']} step {row['step']:,}: {'; '.join(f'{k} {v}' for k, v in row['report'].items())}")
+            elif row["kind"] == "progress":
+                self._progress(f"{row['phase']} step {row['step']:,}: {row['text']}")
             elif row["kind"] == "evaluation":
                 self.score = row["score"] if row["mode"] == "greedy" else self.score
                 self.say(f"{row['phase']} step {row['step']:,}: {row['mode']} score {row['score']:.1f}{_extras(row)}")
@@ -73,18 +75,13 @@ class Display:
         else:
             print(line, file=self.stream, flush=True)
 
-    def _refit(self, row: dict[str, Any]) -> None:
-        """What a finished refit came to stays; how far one is, is redrawn."""
-        if row["done"]:
-            self.say(f"{row['phase']} step {row['step']:,}: " + "; ".join(f"{k} {v}" for k, v in row["report"].items()))
-            return
+    def _progress(self, text: str) -> None:
+        """How far something long is within one step; redrawn."""
         now = time.monotonic()
-        if row["progress"] and now - self.shown >= (0.2 if self.live else self.every):
+        if now - self.shown >= (0.2 if self.live else self.every):
             self.shown = now
-            line = f"{self.label}  {row['phase']} step {row['step']:,}: {row['progress']}"
-            print(
-                f"\r\x1b[2K{line}" if self.live else line, end="" if self.live else "\n", file=self.stream, flush=True
-            )
+            line = f"{self.label}  {text}"
+            print(f"\r\x1b[2K{line}" if self.live else line, end="" if self.live else "\n", file=self.stream, flush=True)
 
     def close(self) -> None:
         if self.live:

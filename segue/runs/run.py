@@ -490,7 +490,7 @@ def _follow(
             try:
                 for state, rows in loop:
                     check_rows(rows)
-                    log.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+                    log.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows if row["kind"] != "progress"))
                     log.flush()
                     moved, left = (state.phase, state.entered) != (last.phase, last.entered), state.phase > last.phase
                     last, unsaved = state, True
