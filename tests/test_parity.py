@@ -8,16 +8,22 @@ gradients, Adam by hand, and put on the recorded parameters, so no tolerance has
 
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from zoo import make_batch
 
-from segue.learners import IQL
+from segue.learners import DT, IQL
+from segue.learners.dt import State as DTState
 from segue.learners.iql import State
+from segue.losses import action_error
 from segue.nets import Critic, GaussianActor, Layer, Mlp, Value
 from segue.optim import trained
+from segue.transformer import windows
+from segue.types import Spec
 
 FOLDER = Path(__file__).parents[1].parent / "shared" / "data" / "parity"
 RUNS = ["iql_authors", "iql"]
@@ -204,3 +210,101 @@ def test_three_updates_in_single_precision(name):
     for net, theirs in nets.items():
         for a, b in zip(jax.tree.leaves(ours[net]), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=3e-6, err_msg=net)
+
+
+# ------------------------------------------------------------------------------------------------ Decision Transformer
+#
+# The recorded loss divides by all entries, ours by the valid ones: a constant factor, by which losses and gradients are
+# compared. Clipping to a norm takes it out again, up to the 1e-6 in its denominator, so parameters need no correction.
+
+DT_HP = {"embed": "embedding_dim", "layers": "layers", "heads": "heads", "context": "context", "lr": "learning_rate"}
+DT_HP |= {"warmup": "warmup_updates", "weight_decay": "weight_decay", "clip": "clip_norm", "dropout": "dropout"}
+DT_NAMES = {"embed_time/table": "times", "norm1": "norm_1", "norm2": "norm_2", "mlp0": "up", "mlp1": "down"}
+
+
+def dt_path(key):
+    """The path in our actor of a recorded name: "block0/norm1/scale" is ``body.blocks[0].norm_1.scale``."""
+    for theirs, ours in DT_NAMES.items():
+        key = key.replace(theirs, ours)
+    parts = [key.partition("/")[0], *filter(None, key.partition("/")[2].split("/"))]
+    if parts[0].startswith("block"):
+        parts[:1] = ["blocks", int(parts[0].removeprefix("block"))]
+    return parts if parts[0] == "head" else ["body", *parts]
+
+
+def dt_leaf(actor, key):
+    for part in dt_path(key):
+        actor = actor[part] if isinstance(part, int) else getattr(actor, part)
+    return actor
+
+
+def dt_names(z):
+    return [k.removeprefix("init/dt/") for k in z if k.startswith("init/dt/")]
+
+
+def dt_actor(z, at, like, dtype):
+    """Our actor with the recorded parameters at `at`."""
+    names = dt_names(z)
+    where = lambda actor: [dt_leaf(actor, k) for k in names]
+    actor = eqx.tree_at(where, like, [jnp.asarray(z[f"{at}/dt/{k}"], dtype) for k in names])
+    assert len(names) == len(jax.tree.leaves(like))
+    return actor
+
+
+def dt_updates(z, dtype):
+    """Batch, first actor, and states with metrics after the three updates of the public `DT.update`."""
+    learner = DT(**{ours: z[f"hp/{theirs}"].item() for ours, theirs in DT_HP.items()}, return_scale=1.0)
+    spec = Spec(z["batch/observations"].shape[-1], z["batch/actions"].shape[-1], int(z["hp/episode_length"]))
+    state = learner.init(jax.random.key(0), spec)
+    start = dt_actor(z, "init", jax.tree.map(lambda x: x.astype(dtype), state.actor.net), dtype)
+    state = DTState(trained(start))
+    columns = {"obs": "observations", "action": "actions", "mc_return": "returns_to_go", "step": "timesteps"}
+    columns = {ours: z[f"batch/{theirs}"] for ours, theirs in (columns | {"valid": "mask"}).items()}
+    batch = make_batch(len(columns["obs"]), **columns)
+    assert batch.obs.dtype == dtype
+    update, out = jax.jit(learner.update), []
+    for _ in range(STEPS):
+        state, info = update(state, batch, jax.random.key(0))
+        out.append((state, info))
+    return batch, start, out
+
+
+def test_decision_transformer_in_double_precision():
+    z = read("decision_transformer")
+    with jax.enable_x64(True):
+        batch, start, out = dt_updates(z, jnp.float64)
+        share = float(batch.valid.mean())  # of valid entries
+        assert 0 < share < 1
+        for t, (state, info) in enumerate(out, 1):
+            at = dt_actor(z, "init" if t == 1 else f"f64/step{t - 1}/after", start, jnp.float64)
+            w, recorded = windows(batch, 1.0), lambda what, t=t: z[f"f64/step{t}/{what}"]
+            np.testing.assert_allclose(at.body.tokens(w), recorded("value/tokens"), rtol=1e-7, atol=1e-12)
+            valid = np.asarray(batch.valid) > 0  # what stands at padding depends on what a padded token sees: itself
+            np.testing.assert_allclose(at(w)[valid], recorded("value/prediction")[valid], rtol=1e-7)
+            np.testing.assert_allclose(info["actor/error"] * share, recorded("loss/action"), rtol=1e-7)
+            grad = jax.grad(lambda pi: action_error(pi(w), batch.action, batch.valid)[0] * share)(at)
+            norm = optax.tree.norm(grad)
+            np.testing.assert_allclose(norm, recorded("value/grad_norm"), rtol=1e-7)
+            clipped = jax.tree.map(lambda g, norm=norm: g * float(z["hp/clip_norm"]) / (norm + 1e-6), grad)
+            for key in dt_names(z):
+                theirs = recorded(f"grad/dt/{key}")
+                np.testing.assert_allclose(dt_leaf(clipped, key), theirs, rtol=1e-7, atol=1e-12, err_msg=f"{key} {t}")
+            for key in dt_names(z):
+                ours, theirs = dt_leaf(state.actor.net, key), recorded(f"after/dt/{key}")
+                if key.endswith("qkv/bias"):  # the gradient of its key part is 0, and Adam's step rounding made large
+                    ours, theirs = np.delete(ours, np.s_[16:32]), np.delete(theirs, np.s_[16:32])
+                # a step is 1e-3 t / 5 long: the floor is 1e-6 of the first
+                np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=2e-10, err_msg=f"{key} after update {t}")
+
+
+def test_decision_transformer_in_single_precision():
+    z = read("decision_transformer")
+    batch, start, out = dt_updates(z, jnp.float32)
+    share = float(batch.valid.mean())
+    for t, (_, info) in enumerate(out, 1):
+        np.testing.assert_allclose(info["actor/error"] * share, z[f"f64/step{t}/loss/action"], rtol=3e-6)
+    theirs = dt_actor(z, f"f32/step{STEPS}/after", start, jnp.float32)
+    for key in dt_names(z):
+        if not key.endswith("qkv/bias"):
+            a, b = dt_leaf(out[-1][0].actor.net, key), dt_leaf(theirs, key)
+            np.testing.assert_allclose(a, b, rtol=0, atol=3e-6, err_msg=key)
