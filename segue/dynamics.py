@@ -2,8 +2,8 @@
 
 An ensemble of E nets predicts from (s, a) a Gaussian of (r, s' - s) (Chua et al. 2018, arXiv:1805.12114; the numbers
 are those of MBPO and MOPO). Members see different bootstraps of the rows; rows held out from all of them tell when to
-stop and which members to trust. `begin_fit`, `fit_piece` and `fitted` make up one training, a piece of which lasts about a
-second; `imagine` rolls a policy out.
+stop and which members to trust. `begin_fit`, `fit_piece` and `fitted` make up one training, a piece of which lasts
+about a second; `imagine` rolls a policy out.
 """
 
 from __future__ import annotations
@@ -302,8 +302,8 @@ def _check(error: np.ndarray, variance: float, epoch: int) -> None:
     for member, e in enumerate(error):
         if not e < SENSELESS * variance:
             raise Diverged(
-                f"models: hold-out error of member {member} is {e:.3g} after epoch {epoch}, and the targets' variance is "
-                f"{variance:.3g}; the model diverges: lower models.lr, or look at the data's scale (segue data info)"
+                f"models: hold-out error of member {member} is {e:.3g} after epoch {epoch}, and the targets' variance "
+                f"is {variance:.3g}; the model diverges: lower models.lr, or look at the data's scale (segue data info)"
             )
 
 
@@ -359,6 +359,24 @@ class Imagined(NamedTuple):
     rows: Float[Array, "M width"]
     keep: Bool[Array, " M"]
     metrics: dict[str, Array]
+
+
+class Pool(Module):
+    """Imagined rows, the oldest overwritten first."""
+
+    rows: Float[Array, "capacity width"]
+    written: Int[Array, ""]  # rows ever written
+
+    @property
+    def size(self) -> Int[Array, ""]:
+        return jnp.minimum(self.written, self.rows.shape[0])
+
+    def add(self, imagined: Imagined) -> Pool:
+        """The pool with the rows to be kept, at most as many as it holds."""
+        capacity = self.rows.shape[0]
+        slots = (self.written + jnp.cumsum(imagined.keep) - 1) % capacity
+        rows = self.rows.at[jnp.where(imagined.keep, slots, capacity)].set(imagined.rows, mode="drop")
+        return Pool(rows, self.written + imagined.keep.sum())
 
 
 @partial(jax.jit, static_argnames=("learner", "starts", "horizon", "coefficient", "deviation"))

@@ -15,7 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from segue.types import Batch, Key, Module, Replay, Spec
 
@@ -94,16 +94,6 @@ class Ring(Module):
         rows = jax.lax.dynamic_update_slice(self.rows, row[None], (slot, 0))
         mc_return = jax.lax.dynamic_update_slice(self.mc_return, jnp.full((1,), UNKNOWN, jnp.float32), (slot,))
         return Ring(rows, mc_return, self.written + 1)
-
-    def extend(self, rows: Float[Array, "M width"], keep: Bool[Array, " M"]) -> Ring:
-        """The ring with those of `rows` that are to be kept, at most as many as it holds."""
-        slots = (self.written + jnp.cumsum(keep) - 1) % self.capacity
-        slots = jnp.where(keep, slots, self.capacity)
-        return Ring(
-            self.rows.at[slots].set(rows, mode="drop"),
-            self.mc_return.at[slots].set(UNKNOWN, mode="drop"),
-            self.written + keep.sum(),
-        )
 
 
 class Store(Module):

@@ -15,7 +15,7 @@ from segue.dynamics import Models
 from segue.errors import ConfigError, Diverged
 from segue.learners import MOPO
 from segue.replays import Decaying, Uniform
-from segue.store import Affine, Layout, Ring, Rows, make_store
+from segue.store import Affine, Layout, Rows, make_store
 from segue.tasks.dataset import dataset_from_arrays
 from segue.types import Spec, core
 
@@ -34,7 +34,12 @@ def linear(n: int = 4000, seed: int = 0, ends: bool = False):
     return dataset_from_arrays(columns | {"timeout": (np.arange(n) % 100 == 99) & ~terminal}, "linear")
 
 
-def rows_of(dataset, terminates=lambda s, a, s_next: s_next[..., 0] > 1e9, replay=None, capacity: int = 1) -> Rows:
+def above(threshold: float):
+    """The rule of termination s'_0 > threshold."""
+    return lambda obs, action, next_obs: next_obs[..., 0] > threshold  # noqa: ARG005
+
+
+def rows_of(dataset, terminates=above(1e9), replay=None, capacity: int = 1) -> Rows:
     spec = Spec(dataset.obs_dim, dataset.act_dim, 100, terminates)
     return Rows(make_store(spec, dataset, capacity), (), replay or Uniform(), Affine(), spec)
 
@@ -128,7 +133,7 @@ def test_held_out_rows_teach_nothing():
 
 
 def test_the_ensemble_recovers_a_linear_gaussian_system(fitted):
-    rows, models, errors = fitted
+    _, models, errors = fitted
     rng = np.random.default_rng(1)
     s, a = rng.normal(size=(500, 2)), rng.uniform(-1, 1, (500, 1))
     mean, std = dynamics.predict(models, jnp.asarray(s, jnp.float32), jnp.asarray(a, jnp.float32))
@@ -167,7 +172,7 @@ def test_elites_have_the_smallest_errors_and_every_member_its_best(fitted):
 
 def test_training_stops_when_no_member_improves():
     rows = rows_of(linear(300))
-    models, errors = train(rows, dataclasses.replace(MODELS, patience=2, max_epochs=None, lr=1e-9))
+    _, errors = train(rows, dataclasses.replace(MODELS, patience=2, max_epochs=None, lr=1e-9))
     assert len(errors) == 3  # the first epoch improves on nothing, the next two do not improve
 
 
@@ -225,7 +230,7 @@ def test_rewards_are_penalised_by_the_coefficient(fitted):
 
 def test_rollouts_stop_at_a_terminal_and_other_rows_go_on(fitted):
     rows, models, _ = fitted
-    rows = rows_of(linear(), terminates=lambda s, a, s_next: s_next[..., 0] > 0.5)
+    rows = rows_of(linear(), terminates=above(0.5))
     c = columns(imagine(models, rows, starts=200, horizon=4), rows, 4)
     ended = c["terminal"] == 1
     np.testing.assert_array_equal(ended[c["keep"]], (c["next_obs"][..., 0] > 0.5)[c["keep"]])
@@ -261,12 +266,13 @@ def test_predictions_that_are_no_numbers_are_counted_and_not_kept(fitted):
     assert np.isfinite(imagined.rows).all()
 
 
-def test_a_ring_takes_the_rows_to_keep():
-    ring = Ring(jnp.zeros((5, 1)), jnp.zeros(5), jnp.array(3))
+def test_a_pool_takes_the_rows_to_keep():
     rows = jnp.arange(10.0, 15.0)[:, None]
-    ring = ring.extend(rows, jnp.array([True, False, True, True, False]))
-    np.testing.assert_array_equal(ring.rows[:, 0], [13, 0, 0, 10, 12])
-    assert int(ring.written) == 6
+    imagined = dynamics.Imagined(rows, jnp.array([True, False, True, True, False]), {})
+    pool = dynamics.Pool(jnp.zeros((5, 1)), jnp.array(3)).add(imagined)
+    np.testing.assert_array_equal(pool.rows[:, 0], [13, 0, 0, 10, 12])
+    assert int(pool.written) == 6
+    assert int(pool.size) == 5
 
 
 # ----------------------------------------------------------------------------------------------------------------- MOPO
@@ -302,7 +308,8 @@ def test_the_mixture_holds_its_share(share):
     layout = Layout(zoo.SPEC.obs_dim, zoo.SPEC.act_dim)
     row = np.zeros(layout.width, np.float32)
     row[-4] = 7.0
-    state = dataclasses.replace(state, imagined=state.imagined.extend(jnp.tile(row, (4, 1)), jnp.ones(4, bool)))
+    new = dynamics.Imagined(jnp.tile(row, (4, 1)), jnp.ones(4, bool), {})
+    state = dataclasses.replace(state, imagined=state.imagined.add(new))
     seen = []
 
     class Spy(type(zoo.sac)):
@@ -326,7 +333,9 @@ def test_models_are_trained_again_only_after_enough_new_rows():
     assert zoo.same(second.state.dynamics, first.state.dynamics)
     assert int(second.state.imagined.written) == 2 * int(first.state.imagined.written) == 2 * 30 * 2
 
-    ring = rows.store.ring.extend(rows.store.offline[:50], jnp.ones(50, bool))
+    ring = rows.store.ring
+    for row in rows.store.offline[:50]:
+        ring = ring.add(row)
     more = dataclasses.replace(rows, store=dataclasses.replace(rows.store, ring=ring))
     third = refit(learner, second.state, more, jax.random.key(2))
     assert "models" in third.notes

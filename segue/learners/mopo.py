@@ -4,14 +4,16 @@
 
 An ensemble of models N(μ_i, Σ_i) of (r, s' - s) is learnt from the store (`segue.dynamics`); from its rows the policy
 is rolled out for a few steps in the elites, and `base` (SAC) learns from the penalised rows, mixed with real ones.
-Models and rollouts are made in `refit`. MOORe (Mao et al. 2022, arXiv:2201.10070) carries all of it online: models are trained
-on as rows come in (`retrain_every`), by a replay that lets the dataset fade (`Decaying`), and with a `real_share` of 0.
+Models and rollouts are made in `refit`. MOORe (Mao et al. 2022, arXiv:2201.10070) carries all of it online: models are
+trained on as rows come in (`retrain_every`), by a replay that lets the dataset fade (`Decaying`), and no row of a batch
+is real.
 
 Departures: u also counts how far a member's mean lies from the members' common one. Near the data that is next to
-nothing; far from them it grows, while a learnt deviation need not (a test holds an example). Batches are drawn from a member's bootstrap with replacement, not by shuffled epochs; the bounds of the
-log-variance are a member's own; inputs stay scaled as at the first training; a rule of termination is learnt where the
-task gives none; the target entropy is -|A| on every task, as in OfflineRL-Kit, where the released code has -3.
-MOORe leaves its schedules open; ours are fields with their defaults.
+nothing; far from them it grows, while a learnt deviation need not (a test holds an example). Batches are drawn from a
+member's bootstrap with replacement, not by shuffled epochs; the bounds of the log-variance are a member's own; inputs
+stay scaled as at the first training; a rule of termination is learnt where the task gives none; the target entropy is
+-|A| on every task, as in OfflineRL-Kit, where the released code has -3. MOORe leaves its schedules open; ours are
+fields with their defaults.
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ from jaxtyping import Array
 from segue import dynamics as models
 from segue.errors import ConfigError, Diverged
 from segue.learners.sac import SAC
-from segue.store import Layout, Ring, Rows
+from segue.store import Layout, Rows
 from segue.types import Batch, Key, Learner, Metrics, Module, Refit, Spec, Wrapper, replace, split
 
 
 class State(Module):
     base: Any
     dynamics: models.Dynamics
-    imagined: Ring  # rewards penalised
+    imagined: models.Pool  # rewards penalised
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class MOPO(Wrapper):
         k_base, k_models = split(key)
         capacity = self.retain * self.starts * self.horizon
         width = Layout(spec.obs_dim, spec.act_dim).width
-        imagined = Ring(jnp.zeros((capacity, width)), jnp.zeros(capacity), jnp.zeros((), jnp.int32))
+        imagined = models.Pool(jnp.zeros((capacity, width)), jnp.zeros((), jnp.int32))
         return State(self.base.init(k_base, spec), models.init(k_models, spec, self.models), imagined)
 
     def refit(self, state: State, rows: Rows, key: Key, piece: int) -> Refit:
@@ -85,7 +87,7 @@ class MOPO(Wrapper):
         metrics |= {name: float(x) for name, x in new.metrics.items()}
         if not metrics["model/rows"]:
             raise Diverged("models: not one imagined row is a number; train the models again with a lower models.lr")
-        imagined = state.imagined.extend(new.rows, new.keep)
+        imagined = state.imagined.add(new)
         return Refit(
             State(state.base, dynamics, imagined), True, metrics, self._notes(dynamics, rows, metrics, fitting)
         )
