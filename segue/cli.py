@@ -116,7 +116,10 @@ class Show(Choice):
             return 0
         show(self.method, task, phases, changed)
         if self.cost:
-            cost(task, phases)
+            from segue.runs.compiled import kept
+
+            with kept(_note):
+                cost(task, phases)
         return 0
 
 
@@ -181,8 +184,9 @@ class Resume:
     """confirms the module:Class that a run made elsewhere names; never needed for your own runs"""
 
     def __call__(self) -> int:
-        from segue.runs.group import resume_all, runs_in
+        from segue.runs.group import resume_all, runs_in, stop_with_parent
 
+        stop_with_parent()
         _check_jobs(self.jobs)
         folders = runs_in(self.folder)
         return _execute(folders[0], self.env) if len(folders) == 1 else resume_all(folders, self.jobs, self.env)

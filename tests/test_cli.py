@@ -217,7 +217,7 @@ def test_a_group_passes_the_signal_on_and_every_seed_saves(tmp_path):
         assert process.wait(60) == 128 + signal.SIGTERM, log.read_text()
     finally:
         process.kill()
-    assert "Traceback" not in log.read_text()
+    assert not any(word in log.read_text() for word in ("Traceback", "Warning"))
     for m in metrics:
         assert f"stopped and saved; go on with: segue resume {m.parent}" in log.read_text()
         state, length, _ = Checkpoints(m.parent / "checkpoints").load()
@@ -229,6 +229,37 @@ def test_a_group_passes_the_signal_on_and_every_seed_saves(tmp_path):
     (folder,) = (tmp_path / "cache" / "compiled").iterdir()
     assert all(p.name.endswith("-cache") for p in folder.iterdir())
     assert any("update_many" in p.name for p in folder.iterdir())
+
+
+def test_a_run_of_a_group_does_not_outlive_its_parent(tmp_path):
+    """Neither where the parent is killed, nor where it is gone before the run can ask to be told."""
+    code = (
+        "import time; from segue.runs import group; group.stop_with_parent(); print('up', flush=True); time.sleep(60)"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(segue.__file__).parents[1])}
+    parent = (
+        "import os, subprocess, sys, time; os.environ['SEGUE_GROUP'] = str(os.getpid()); "
+        f"child = subprocess.Popen([sys.executable, '-c', {code!r}], stdout=subprocess.PIPE); child.stdout.readline(); "
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], env=env, stdout=subprocess.PIPE)
+    child = int(process.stdout.readline())
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while running(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    done = subprocess.run([sys.executable, "-c", code], env=env | {"SEGUE_GROUP": "1"}, timeout=50)
+    assert done.returncode == -signal.SIGTERM
+
+
+def running(pid):
+    """A process of that number that is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 # ---------------------------------------------------------------------------------------------------------- the display

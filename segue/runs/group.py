@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 
@@ -61,22 +62,35 @@ def resume_all(folders: list[Path], jobs: int | None = None, confirmed: str | No
     return worst
 
 
-PR_SET_PDEATHSIG = 1
-
-
 def pin(count: int) -> None:
     """Leave this process the first `count` of its cores; must come before JAX starts its threads."""
     if hasattr(os, "sched_setaffinity") and count < len(cores()):
         os.sched_setaffinity(0, cores()[:count])
 
 
-def _start(folder: Path, core: int, confirmed: str | None) -> subprocess.Popen:
-    def prepare() -> None:
-        if hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {core})
-        if sys.platform == "linux":  # stop with the parent, however it ends
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+PR_SET_PDEATHSIG = 1
+PARENT = "SEGUE_GROUP"  # tells a run of a group whose it is
 
+
+def _start(folder: Path, core: int, confirmed: str | None) -> subprocess.Popen:
+    """A run as a process of its own. No Python runs between fork and exec: JAX's threads may hold locks then."""
     command = [sys.executable, "-m", "segue", "resume", str(folder)] + (["--env", confirmed] if confirmed else [])
-    environment = os.environ | {"SEGUE_PLAIN": "1"}  # several runs cannot redraw one line
-    return subprocess.Popen(command, preexec_fn=prepare, start_new_session=True, env=environment)
+    environment = os.environ | {"SEGUE_PLAIN": "1", PARENT: str(os.getpid())}  # several runs cannot redraw one line
+    start = partial(subprocess.Popen, command, start_new_session=True, env=environment)
+    if not hasattr(os, "sched_setaffinity"):
+        return start()
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})  # of this thread; the child inherits it
+    try:
+        return start()
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+def stop_with_parent() -> None:
+    """In a run of a group: SIGTERM as soon as the group's process has ended, however it ended."""
+    parent = os.environ.pop(PARENT, None)
+    if parent is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(parent):  # it ended before
+            os.kill(os.getpid(), signal.SIGTERM)

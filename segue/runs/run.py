@@ -244,7 +244,7 @@ def _take_over(folder: Path, config: dict[str, Any], source: Path) -> dict[str, 
         if theirs[what] != config[what] and not (what == "task" and theirs["dataset"] != config["dataset"]):
             a, b = dict(leaves(config[what])), dict(leaves(theirs[what]))
             differ = [f"{k} ({b.get(k)!r} there, {a.get(k)!r} here)" for k in sorted(a | b) if a.get(k) != b.get(k)]
-            raise ConfigError(f"--from {source}: its {what} is not that of this run: {'; '.join(differ[:4])}")
+            raise ConfigError(f"--from {source}: its {what} and this run's differ: {'; '.join(differ[:4])}")
     if theirs["dataset"] != config["dataset"]:
         raise ConfigError(
             f"--from {source}: it was trained on {_data_name(theirs)}, this run is for {_data_name(config)}; "
