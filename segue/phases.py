@@ -471,6 +471,12 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
     bstate = phase.bonus.init(key(BONUS), c.task.spec, store) if bstate is None else bstate
     parts = Parts(learner, rstate, bstate)
 
+    drawn = jax.eval_shape(lambda k: draw_rows(phase.work, rstate, store, k)[0], key(UPDATE))
+    if (drawn.ndim == 2) != phase.learner.windows:
+        raise ConfigError(
+            f"phase {phase.name!r}: its learner takes {'windows of rows' if phase.learner.windows else 'single rows'}, "
+            f"which its replay {type(phase.replay).__name__} does not draw; Sequences draws windows, the others rows"
+        )
     if not phase.online and not bool((draw_rows(phase.work, rstate, store, key(UPDATE))[0] < store.size).all()):
         raise ConfigError(
             f"phase {phase.name!r}: its replay {type(phase.replay).__name__} asks for online rows, and there are none; "

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from segue.errors import ConfigError, nearest
-from segue.learners import BC, IQL, MOPO, PEX, SAC, TD3, Expand
-from segue.phases import Phase, Warmup
+from segue.learners import BC, DT, IQL, MOPO, ODT, PEX, SAC, TD3, Expand, Standardise
+from segue.phases import PerEpisode, Phase, Warmup
+from segue.presets import dt as dt_presets
+from segue.presets import odt as odt_presets
 from segue.presets import preset
 from segue.presets.iql import reward as iql_reward
-from segue.replays import Decaying, Symmetric
+from segue.replays import Best, Decaying, Sequences, Symmetric
 from segue.transitions import Carry, Reset
 
 Phases = tuple[Phase, ...]
@@ -27,6 +29,13 @@ def bc(task: Any, offline_steps: int = 100_000, online_steps: int = 0) -> Phases
     if online_steps:
         raise ConfigError("bc has no online phase; its policy cannot improve there. Use iql, direct or pex")
     return (Phase("offline", BC(), offline_steps),)
+
+
+def bc10(task: Any, offline_steps: int = 100_000, online_steps: int = 0) -> Phases:
+    """Behaviour cloning of the tenth of the episodes with the highest returns (%BC of Chen et al. 2021)."""
+    if online_steps:
+        raise ConfigError("bc10 has no online phase; its policy cannot improve there. Use iql, direct or pex")
+    return (Phase("offline", BC(), offline_steps, replay=Best(0.1)),)
 
 
 def _iql(task: Any, actor_decay: int | None = None) -> IQL:
@@ -101,6 +110,32 @@ def moore(task: Any, offline_steps: int = 500_000, online_steps: int = 100_000) 
     transition = Reset(Carry(), nets=("imagined",))
     online = Phase("online", learner, online_steps, True, None, transition, Decaying(), refit_every=1000)
     return _mopo_offline(task, offline_steps), online
+
+
+def dt(task: Any, offline_steps: int = 100_000, online_steps: int = 0) -> Phases:
+    """Decision Transformer: a sequence model that acts by the return asked for; offline only (Chen et al. 2021)."""
+    if online_steps:
+        raise ConfigError("dt has no online phase; odt is its form that has one")
+    learner = Standardise(DT(**(dt_presets.conditioning(task) | preset("dt", task))))
+    return (Phase("offline", learner, offline_steps, replay=Sequences(20), batch_size=64),)
+
+
+def odt(task: Any, offline_steps: int = 5000, online_steps: int = 200_000) -> Phases:
+    """Online Decision Transformer: DT with a stochastic policy, carried on in the environment (Zheng et al. 2022)."""
+    learner = Standardise(ODT(**(odt_presets.conditioning(task) | preset("odt", task))))
+    return (
+        Phase("offline", learner, offline_steps, replay=Sequences(20), batch_size=256),
+        Phase(
+            "online",
+            learner,
+            online_steps,
+            online=True,
+            transition=Carry(),
+            replay=Sequences(20, buffer=1000),
+            batch_size=256,
+            updates=PerEpisode(300),
+        ),
+    )
 
 
 def _from_scratch(method: str, learner: Any, offline_steps: int, online_steps: int) -> Phase:

@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from segue.errors import ConfigError
 from segue.nets import Layer, Norm
 from segue.types import Batch, Key, Module, Spec, replace, split
 
@@ -167,8 +166,6 @@ def _dropout(x: Array, rate: float, key: Key) -> Array:
 
 def windows(batch: Batch, return_scale: float) -> Windows:
     """What a batch of windows says to the network: the returns to go are those obtained."""
-    if batch.obs.ndim != 3:
-        raise ConfigError("a transformer learns from windows of rows: give its phase the replay Sequences")
     return Windows(batch.mc_return / return_scale, batch.obs, batch.action, batch.step, batch.valid)
 
 

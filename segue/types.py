@@ -89,6 +89,7 @@ class Learner(ABC):
     """
 
     imitates: ClassVar[bool] = False  # whether `update` takes `imitate`: the actions its actor loss regresses on
+    windows: ClassVar[bool] = False  # whether it learns from windows of rows, [B, K, ...]
     discount: float = 0.99
 
     @property
@@ -148,6 +149,10 @@ class Wrapper(Learner):
     @property
     def imitates(self) -> bool:  # type: ignore[override]
         return self.base.imitates
+
+    @property
+    def windows(self) -> bool:  # type: ignore[override]
+        return self.base.windows
 
     @property
     def discount(self) -> float:  # type: ignore[override]

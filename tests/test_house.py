@@ -21,6 +21,7 @@ LAYERS = [  # a room imports from those before it and from its own line
     {"errors", "files"},
     {"types"},
     {"nets", "losses", "optim", "store"},
+    {"dynamics", "transformer"},
     {"learners", "replays", "bonuses", "transitions"},
     {"evaluate", "phases"},
     {"presets", "recipes", "overrides"},
@@ -143,7 +144,7 @@ def test_the_command_line_does_not_branch_on_task_names(path):
 
 
 def test_there_are_pages():
-    assert {c.__name__ for c in CLASSES} >= {"BC", "IQL", "SAC", "TD3", "PEX", "Hold"}
+    assert {c.__name__ for c in CLASSES} >= {"BC", "IQL", "SAC", "TD3", "PEX", "Hold", "DT", "ODT", "Standardise"}
 
 
 @pytest.mark.parametrize("path", LEARNERS, ids=str)

@@ -9,13 +9,14 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import pytest
-from zoo import HIDDEN, SPEC, ZOO, bc, iql, redq, sac, td3
+from zoo import HIDDEN, SPEC, ZOO, bc, dt, iql, odt, redq, sac, td3
 
 from segue.bonuses import Nothing
 from segue.errors import ConfigError, HandoverError
-from segue.learners import BC, IQL, PEX, SAC, TD3, Expand
+from segue.learners import BC, DT, IQL, ODT, PEX, SAC, TD3, Expand
 from segue.phases import Parts, Work, update_once
-from segue.replays import Symmetric, Uniform
+from segue.replays import Sequences, Symmetric, Uniform
+from segue.replays.sequences import Closed
 from segue.store import Affine, make_store
 from segue.transitions import Carry, CarryPolicy, Fresh, Reset
 from segue.types import Handover
@@ -30,6 +31,8 @@ OFFLINE = {
     "redq": redq,
     "td3": td3,
     "pex(iql)": ZOO["pex(iql)"],
+    "dt": dt,
+    "odt": odt,
 }
 TRANSITIONS = {
     "fresh": Fresh(),
@@ -54,6 +57,10 @@ FEW = [  # in the fast set: one that fits and one that does not by every transit
     ("iql", "expand", "pex(sac)"),
     ("pex(iql)", "expand", "pex(iql)"),
     ("iql", "expand", "iql"),
+    ("odt", "carry", "standardise(odt)"),
+    ("dt", "carry", "odt"),
+    ("iql", "carry", "dt"),
+    ("odt", "expand", "pex(iql)"),
 ]
 COMBINATIONS = [(o, t, n) for o in OFFLINE for t in TRANSITIONS for n in ZOO]
 CASES = [pytest.param(*c, marks=() if c in FEW else pytest.mark.slow) for c in COMBINATIONS]
@@ -66,14 +73,15 @@ def base_of(learner):
 
 
 def head(learner):
-    return {SAC: "squashed", TD3: "deterministic"}.get(type(learner)) or learner.head
+    own = {SAC: "squashed", TD3: "deterministic", DT: "actions of windows", ODT: "distributions of windows"}
+    return own.get(type(learner)) or learner.head
 
 
 def critics(learner):
     """What a critic must share to be carried; None without one."""
     if isinstance(learner, SAC):
         return learner.n_critics, learner.layer_norm
-    return None if isinstance(learner, BC) else (2, False)
+    return None if isinstance(learner, BC | DT | ODT) else (2, False)
 
 
 def fits(offline, transition, online):
@@ -81,7 +89,7 @@ def fits(offline, transition, online):
     old, new = base_of(offline), base_of(online)
     if isinstance(transition, Reset) and critics(new) is None:
         return HandoverError if head(old) != head(new) else ConfigError
-    if isinstance(transition, Expand) and not isinstance(online, PEX):
+    if isinstance(transition, Expand) and (not isinstance(online, PEX) or old.windows):
         return HandoverError
     if isinstance(transition, Carry | CarryPolicy | Reset) and head(old) != head(new):
         return HandoverError
@@ -105,7 +113,7 @@ UPDATED = set()  # (learner, replay, shapes) that have gone through
 
 
 def check_update(learner, state):
-    for replay in REPLAYS.values():
+    for replay in [Sequences(4)] if learner.windows else REPLAYS.values():
         signature = (
             learner,
             replay,
@@ -115,7 +123,8 @@ def check_update(learner, state):
         if signature in UPDATED:
             continue
         work = Work(learner, replay, Nothing(), Affine(), 8)
-        parts, info = jax.eval_shape(partial(update_once, work), store(), Parts(state, (), ()), KEY)
+        rstate = Closed(jnp.int32(0)) if learner.windows else ()
+        parts, info = jax.eval_shape(partial(update_once, work), store(), Parts(state, rstate, ()), KEY)
         assert jax.tree.structure(parts.learner) == jax.tree.structure(state)
         shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(parts.learner)]
         assert shapes == [(x.shape, x.dtype) for x in jax.tree.leaves(state)]

@@ -23,7 +23,7 @@ import segue.runs.run as runs
 from segue.errors import CheckpointError
 from segue.learners import PEX, Expand, Hold
 from segue.phases import Block, PerEpisode, PerStep, Phase, Settings, Warmup
-from segue.replays import Symmetric, Uniform
+from segue.replays import Sequences, Symmetric, Uniform
 from segue.runs.checkpoint import Checkpoints
 from segue.runs.files import pack_state
 from segue.tasks import custom_task, get
@@ -39,8 +39,11 @@ def two_phases(learner, offline=18, online=180, **kwargs):
     first = learner.base if isinstance(learner, PEX) else learner
     transition = Expand() if isinstance(learner, PEX) else Carry()
     settings = {"replay": Symmetric(0.5), "updates": PerStep(1.0)} | kwargs
+    draws = Uniform()
+    if learner.windows:
+        draws, settings["replay"] = Sequences(4), Sequences(4, buffer=102)
     return (
-        Phase("offline", first, offline, batch_size=BATCH),
+        Phase("offline", first, offline, batch_size=BATCH, replay=draws),
         Phase("online", learner, online, online=True, transition=transition, batch_size=BATCH, **settings),
     )
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue.dynamics import Models
-from segue.learners import BC, IQL, MOPO, PEX, SAC, TD3, Hold
+from segue.learners import BC, DT, IQL, MOPO, ODT, PEX, SAC, TD3, Hold, Standardise
 from segue.losses import Mean, MeanOfPairMin, OwnPairMin, RandomMin
 from segue.types import Batch, Handover, Learner, Spec
 
@@ -31,15 +31,29 @@ redq = SAC(
 )
 pairs = SAC(n_critics=4, backup=OwnPairMin(), improve=MeanOfPairMin(), hidden=HIDDEN)
 td3 = TD3(hidden=HIDDEN)
+SMALL_BODY: dict[str, Any] = dict(embed=16, layers=2, heads=2, warmup=10, return_scale=1.0, target_return=2.0)
+dt = DT(context=4, **SMALL_BODY)
+odt = ODT(context=3, explore_return=4.0, **SMALL_BODY)
 SMALL_MODELS = Models(members=3, elites=2, hidden=HIDDEN, batch_size=16, patience=1, max_epochs=2)
 mopo = MOPO(sac, starts=8, horizon=2, models=SMALL_MODELS)
 
-PLAIN: dict[str, Learner] = {"bc": bc, "iql": iql, "sac": sac, "redq": redq, "pairs": pairs, "td3": td3}
+PLAIN: dict[str, Learner] = {
+    "bc": bc,
+    "iql": iql,
+    "sac": sac,
+    "redq": redq,
+    "pairs": pairs,
+    "td3": td3,
+    "dt": dt,
+    "odt": odt,
+}
 WRAPPED: dict[str, Learner] = {
     "pex(iql)": PEX(iql),
     "pex(sac)": PEX(sac),
     "pex(td3)": PEX(td3),
     "hold(sac, actor)": Hold(sac, ("actor",)),
+    "standardise(iql)": Standardise(iql),
+    "standardise(odt)": Standardise(odt),
     "hold(iql, critic)": Hold(iql, ("critic",)),
     "pex(hold(iql, value))": PEX(Hold(iql, ("value",))),
     "mopo(sac)": mopo,
@@ -68,8 +82,16 @@ def make_batch(n: int, seed: int = 0, spec: Spec = SPEC, **columns: Any) -> Batc
 
 
 def batch_for(learner: Learner, seed: int = 0, **columns: Any) -> Batch:
-    """A batch of as many slices as one update of `learner` takes."""
-    return make_batch(ROWS * learner.slices, seed, **columns)
+    """A batch of as many slices as one update of `learner` takes, in windows where it learns from them."""
+    batch = make_batch(ROWS * learner.slices, seed, **columns)
+    return in_windows(batch) if learner.windows else batch
+
+
+def in_windows(batch: Batch) -> Batch:
+    """The rows as windows of four, the first of them padded behind its third row. No row is of an open episode."""
+    batch = batch._replace(valid=batch.valid.at[3].set(0), mc_return=jnp.nan_to_num(batch.mc_return, neginf=0.0))
+    batch = jax.tree.map(lambda x: x * batch.valid.reshape(-1, *[1] * (x.ndim - 1)), batch)
+    return jax.tree.map(lambda x: x.reshape(-1, 4, *x.shape[1:]), batch)
 
 
 def handover(pretrained: Any, seed: int = 7, spec: Spec = SPEC) -> Handover:

@@ -41,6 +41,7 @@ class State(Module):
 
 @dataclass(frozen=True)
 class DT(Learner):
+    windows: ClassVar[bool] = True
     discount: ClassVar[float] = 1.0
 
     target_return: float = 3600.0  # R_0 when acting, as the task pays

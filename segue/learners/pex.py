@@ -101,6 +101,8 @@ class Expand:
             raise HandoverError(f"Expand makes the first state of PEX, not of {type(learner).__name__}")
         if pretrained is None or not hasattr(core(pretrained), "actor"):
             raise HandoverError("Expand needs a source phase whose learner has an actor")
+        if not isinstance(core(pretrained).actor.net, nets.Actor):
+            raise HandoverError("Expand keeps policies of single observations; the source's acts by a sequence of them")
         fresh = draw(learner, handover.key, handover.spec)
         base = inherit(fresh.base, pretrained, report, skip=("actor", *handover.skip), moments=self.moments)
         earlier = wrapper(State, pretrained)
