@@ -15,6 +15,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup  ## pre-train on Hopper data, hand over, fine-tune in the simulator, report
 	$(BIN)/segue run pex hopper-medium --offline-steps 10000 --online-steps 10000 --eval-every 5000 --eval-episodes 5 --out runs/demo
+	@echo "on your own: . $(BIN)/activate, then segue --help"
 
 test: setup  ## what must hold on every change
 	MUJOCO_GL=disable $(BIN)/python -m pytest -n 2 -m "not slow"

@@ -215,6 +215,8 @@ class Data:
     what: Positional[Literal["list", "make", "info"]]
     name: Positional[str | None] = None
     """a task of `segue list`, or for `info` also a file"""
+    env: str | None = None
+    """for `info` of a file: the environment (Gymnasium id or module:Class) whose action bounds and time limit it has"""
     force: bool = False
     """make it again even where it is cached"""
 
@@ -231,7 +233,7 @@ class Data:
         if self.name is None:
             raise ConfigError(f"segue data {self.what} takes a name; see `segue data list`")
         if self.what == "info" and (Path(self.name).suffix or Path(self.name).exists()):
-            dataset = tasks.read(Path(self.name))
+            dataset = tasks.custom_task(self.env, self.name).dataset
         else:
             progress = _counter(f"making {self.name}")
             dataset = tasks.make_dataset(self.name, self.force and self.what == "make", progress, _note)

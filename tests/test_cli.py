@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_bad_input import command, run_args
 
@@ -182,6 +183,16 @@ def test_data(monkeypatch, capsys, tmp_path):
     for name in ("rows", "episodes", "hash", "return"):
         pick = lambda text, name=name: next(line for line in text.splitlines() if line.startswith(name))
         assert pick(named) == pick(from_file)
+
+
+def test_data_info_of_a_file_in_the_units_of_its_environment(monkeypatch, capsys, tmp_path):
+    n = 40
+    columns = {"obs": np.zeros((n, 3)), "action": np.full((n, 1), 1.5), "reward": np.ones(n)}
+    np.savez(tmp_path / "logs.npz", **columns, next_obs=np.zeros((n, 3)), terminal=np.zeros(n), timeout=np.zeros(n))
+    assert command(monkeypatch, "data", "info", tmp_path / "logs.npz") == 2
+    assert "outside [-1, 1]" in capsys.readouterr().err
+    assert command(monkeypatch, "data", "info", tmp_path / "logs.npz", "--env", "Pendulum-v1") == 0
+    assert "40" in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("rows"))
 
 
 def test_ctrl_c_before_a_run_began(monkeypatch, capsys):
