@@ -18,6 +18,7 @@ from segue.evaluate import act, begin
 from segue.phases import Phase, Settings, run, start
 from segue.recipes import phases_of
 from segue.runs.codec import allow
+from segue.runs.compiled import forget_many
 from segue.runs.run import Progress, check_arrays, check_rows, create, execute, make_config
 from segue.tasks.task import Task
 from segue.types import Learner
@@ -82,6 +83,7 @@ def train(
         SegueError: anything that the caller can mend, in one sentence (`segue.errors`).
         KeyboardInterrupt: a signal asked to stop; with `out` everything is saved first.
     """
+    forget_many()  # a sweep in one process compiles anew for every setting
     task = _task(task, env, dataset)
     phases = method if isinstance(method, tuple) else phases_of(method, task, offline_steps, online_steps)
     for path, value in (set or {}).items():

@@ -176,6 +176,16 @@ def test_a_cache_of_the_users_own_is_left_to_jax(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_programs_are_forgotten_before_the_process_runs_out_of_mappings(monkeypatch):
+    cleared = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(True))
+    compiled.forget_many()
+    assert not cleared
+    monkeypatch.setattr(compiled, "MAPPINGS", 10)
+    compiled.forget_many()
+    assert cleared == [True]
+
+
 PROGRAM = """
 import json, sys
 import segue, jax, jax.numpy as jnp

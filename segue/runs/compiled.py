@@ -33,6 +33,9 @@ from segue.runs.group import cores
 
 LIMIT = 256 * 2**20  # bytes of all entries; the oldest go first
 YOUNG = 600.0  # seconds in which a process has surely locked the folder that it made
+MAPPINGS = (
+    40_000  # of the 65,530 that Linux grants a process; a program holds up to 800, and LLVM aborts for want of one
+)
 ENTRIES, OWN, LOCK = "*-cache", ".own-", "lock"
 OPTIONS = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -70,6 +73,13 @@ def kept(say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
             jax.config.update(name, value)
         compilation_cache.reset_cache()
         own.close()
+
+
+def forget_many() -> None:
+    """Drop this process's compiled programs where they hold so many memory mappings that it would soon be ended."""
+    with suppress(OSError):
+        if Path("/proc/self/maps").read_bytes().count(b"\n") > MAPPINGS:
+            jax.clear_caches()
 
 
 def _chosen() -> str | None:
