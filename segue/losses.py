@@ -45,7 +45,7 @@ def soft_policy(log_prob: Float[Array, " B"], q: Float[Array, " B"], alpha: Arra
     return loss, {"actor/loss": loss, "actor/entropy": -log_prob.mean()}
 
 
-def temperature(log_alpha: Array, log_prob: Float[Array, " B"], target_entropy: float) -> Loss:
+def temperature(log_alpha: Array, log_prob: Float[Array, "*B"], target_entropy: float) -> Loss:
     """Entropy constraint, alpha (H - H_target), H detached (Haarnoja et al. 2018b, eq. 18)."""
     entropy = -jax.lax.stop_gradient(log_prob).mean()
     alpha = jnp.exp(log_alpha)

@@ -101,12 +101,12 @@ def mopo(task: Any, offline_steps: int = 500_000, online_steps: int = 0) -> Phas
 
 
 def _mopo_offline(task: Any, steps: int) -> Phase:
-    return Phase("offline", MOPO(**preset("mopo", task)), steps, refit_every=1000)
+    return Phase("offline", MOPO(SAC(), **preset("mopo", task)), steps, refit_every=1000)
 
 
 def moore(task: Any, offline_steps: int = 500_000, online_steps: int = 100_000) -> Phases:
     """MOPO, then models, policy and critics carried on, learning from rollouts alone (Mao et al. 2022)."""
-    learner = MOPO(**preset("mopo", task), real_share=0.0)
+    learner = MOPO(SAC(), **preset("mopo", task), real_share=0.0)
     transition = Reset(Carry(), nets=("imagined",))
     online = Phase("online", learner, online_steps, True, None, transition, Decaying(), refit_every=1000)
     return _mopo_offline(task, offline_steps), online

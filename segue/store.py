@@ -48,7 +48,7 @@ class Layout(NamedTuple):
         scalars = np.stack([np.asarray(c, np.float32) for c in (reward, terminal, timeout, step)], -1)
         return np.concatenate([np.asarray(c, np.float32) for c in (obs, action, next_obs)] + [scalars], -1)
 
-    def columns(self, rows: Array) -> dict[str, Array]:
+    def columns(self, rows: Float[Array | np.ndarray, "*n width"]) -> dict[str, Any]:
         """Columns of packed rows ``[..., width]``."""
         d, a = self.obs_dim, self.act_dim
         names = {"obs": rows[..., :d], "action": rows[..., d : d + a], "next_obs": rows[..., d + a : 2 * d + a]}

@@ -33,9 +33,10 @@ def draw(learner: Learner, key: Key, spec: Spec) -> Any:
     return learner.init(key, spec)
 
 
+@jax.jit
 def retrace(state: Any) -> Any:
     """`state` with every array of its own: two names of one buffer (net and target) could not both be donated."""
-    return jax.tree.map(lambda x: jnp.array(x, copy=True), state)
+    return jax.tree.map(jnp.copy, state)
 
 
 def _shapes(tree: Any) -> str:

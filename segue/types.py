@@ -210,9 +210,7 @@ class Replay(ABC):
         return ()
 
     @abstractmethod
-    def indices(
-        self, rstate: Any, store: Any, key: Key, n: int
-    ) -> tuple[Int[Array, "n *K"], Float[Array, "n *K"]]:
+    def indices(self, rstate: Any, store: Any, key: Key, n: int) -> tuple[Int[Array, " n *K"], Float[Array, " n *K"]]:
         """Rows of the union (dataset first, then the ring), or windows of them padded by -1, and their weights."""
 
     def update(self, rstate: Any, store: Any, indices: Array, batch: Batch, key: Key) -> Any:

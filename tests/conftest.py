@@ -8,7 +8,11 @@ import pytest
 
 import segue  # noqa: F401  (first: it sets XLA_FLAGS)
 
-import jax  # isort: skip
+from jaxtyping import install_import_hook  # isort: skip
+
+install_import_hook(["segue.losses", "segue.store"], "beartype.beartype")  # shapes and types of their signatures
+
+import jax  # isort: skip  # noqa: E402
 
 # of this process alone: jax writes entries in place, and a half-written one is a warning, here an error
 CACHE = tempfile.mkdtemp(prefix="segue-tests-xla-")

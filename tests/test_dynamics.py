@@ -39,7 +39,10 @@ def above(threshold: float):
     return lambda obs, action, next_obs: next_obs[..., 0] > threshold  # noqa: ARG005
 
 
-def rows_of(dataset, terminates=above(1e9), replay=None, capacity: int = 1) -> Rows:
+NEVER = above(1e9)
+
+
+def rows_of(dataset, terminates=NEVER, replay=None, capacity: int = 1) -> Rows:
     spec = Spec(dataset.obs_dim, dataset.act_dim, 100, terminates)
     return Rows(make_store(spec, dataset, capacity), (), replay or Uniform(), Affine(), spec)
 

@@ -56,7 +56,9 @@ def test_expectile_by_hand():
 @given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=8))
 def test_expectile_of_a_half_is_half_the_squared_error(u):
     u = np.array(u, np.float32)
-    assert value(losses.expectile(u, 0.5)) == pytest.approx(0.5 * float(np.mean(u.astype(np.float64) ** 2)), rel=1e-5)
+    assert value(losses.expectile(jnp.asarray(u), 0.5)) == pytest.approx(
+        0.5 * float(np.mean(u.astype(np.float64) ** 2)), rel=1e-5
+    )
 
 
 def test_expectile_minimiser_of_two_values():

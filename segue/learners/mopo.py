@@ -27,7 +27,6 @@ from jaxtyping import Array
 
 from segue import dynamics as models
 from segue.errors import ConfigError, Diverged
-from segue.learners.sac import SAC
 from segue.store import Layout, Rows
 from segue.types import Batch, Key, Learner, Metrics, Module, Refit, Spec, Wrapper, replace, split
 
@@ -40,7 +39,7 @@ class State(Module):
 
 @dataclass(frozen=True)
 class MOPO(Wrapper):
-    base: Learner = field(default_factory=SAC)
+    base: Learner
     penalty: float = 1.0  # λ
     deviation: models.Deviation = "total"  # "learnt": u of the equation, as released
     horizon: int = 5  # H, steps of a rollout

@@ -26,7 +26,7 @@ BLOCKS = {
 }
 
 
-def conditioning(task: Any) -> dict[str, float]:
+def conditioning(task: Any) -> dict[str, Any]:
     """Of a task without numbers of its own: ask for the best return in the data, in units of the largest."""
     if task.load_dataset is None:
         return {}

@@ -28,7 +28,7 @@ BLOCKS = {
 }
 
 
-def conditioning(task: Any) -> dict[str, float]:
+def conditioning(task: Any) -> dict[str, Any]:
     """Of a task without numbers of its own: `dt.conditioning`, and as much again when exploring."""
     asked = _dt.conditioning(task)
     best = asked.get("target_return", 0.0)

@@ -51,7 +51,9 @@ class Display:
             if row["kind"] == "handover":
                 self.say(f"{row['phase']}: {handover_line(row['report'])}")
             elif row["kind"] == "refit" and row["report"]:
-                self.say(f"{row['phase']} step {row['step']:,}: {'; '.join(f'{k} {v}' for k, v in row['report'].items())}")
+                self.say(
+                    f"{row['phase']} step {row['step']:,}: {'; '.join(f'{k} {v}' for k, v in row['report'].items())}"
+                )
             elif row["kind"] == "progress":
                 self._progress(f"{row['phase']} step {row['step']:,}: {row['text']}")
             elif row["kind"] == "evaluation":
@@ -81,7 +83,9 @@ class Display:
         if now - self.shown >= (0.2 if self.live else self.every):
             self.shown = now
             line = f"{self.label}  {text}"
-            print(f"\r\x1b[2K{line}" if self.live else line, end="" if self.live else "\n", file=self.stream, flush=True)
+            print(
+                f"\r\x1b[2K{line}" if self.live else line, end="" if self.live else "\n", file=self.stream, flush=True
+            )
 
     def close(self) -> None:
         if self.live:
