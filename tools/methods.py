@@ -13,7 +13,7 @@ from pathlib import Path
 from segue.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("bc", "iql", "sac", "td3", "pex", "hold")
+PAGES = ("bc", "iql", "sac", "td3", "pex", "hold", "mopo", "dt", "odt", "standardise")
 FIELD = re.compile(r"^    (\w+): (.+?) = (.+?)(?:  # (.+))?$")
 
 
@@ -23,7 +23,8 @@ def page(name: str) -> str:
     title, _, rest = (module.__doc__ or "").partition("\n")
     lines = [f"## {title.partition('.')[0]}", "", f"`segue/learners/{name}.py`. {title.partition('.')[2].strip()}", ""]
     lines += ["```text", rest.strip("\n"), "```", "", "| field | default | meaning |", "| --- | --- | --- |"]
-    source = inspect.getsource(module).partition("(Learner):")[2].partition("    def ")[0].partition("@property")[0]
+    source = re.split(r"\((?:Learner|Wrapper)\):", inspect.getsource(module))[-1]
+    source = source.partition("    def ")[0].partition("@property")[0]
     for line in source.splitlines():
         if (match := FIELD.match(line)) and "ClassVar" not in line:
             field, _, default, meaning = match.groups()
