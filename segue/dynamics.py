@@ -371,6 +371,7 @@ class Pool(Module):
     def size(self) -> Int[Array, ""]:
         return jnp.minimum(self.written, self.rows.shape[0])
 
+    @jax.jit
     def add(self, imagined: Imagined) -> Pool:
         """The pool with the rows to be kept, at most as many as it holds."""
         capacity = self.rows.shape[0]

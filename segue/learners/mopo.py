@@ -91,7 +91,7 @@ class MOPO(Wrapper):
             State(state.base, dynamics, imagined), True, metrics, self._notes(dynamics, rows, metrics, fitting)
         )
 
-    def _notes(self, dynamics: models.Dynamics, rows: Rows, metrics: Metrics, fitting: bool) -> dict[str, str]:
+    def _notes(self, dynamics: models.Dynamics, rows: Rows, metrics: dict, fitting: bool) -> dict[str, str]:
         notes = {}
         if fitting:
             best = sorted(float(dynamics.fit.error[i]) for i in dynamics.elites)
