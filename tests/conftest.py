@@ -10,7 +10,7 @@ import segue  # noqa: F401  (first: it sets XLA_FLAGS)
 
 from jaxtyping import install_import_hook  # isort: skip
 
-install_import_hook(["segue.losses", "segue.store"], "beartype.beartype")  # shapes and types of their signatures
+install_import_hook(["segue.losses"], "beartype.beartype")  # shapes and types of its signatures
 
 import jax  # isort: skip  # noqa: E402
 

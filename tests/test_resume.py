@@ -19,7 +19,7 @@ import pytest
 import zoo
 
 import segue.phases
-import segue.runs.files
+import segue.files
 import segue.runs.run as runs
 from segue.learners import PEX, Expand, Hold
 from segue.phases import Block, PerEpisode, PerStep, Phase, Settings, Warmup
@@ -193,7 +193,7 @@ def disk_calls(monkeypatch, act):
             act()
             return original(*args)
 
-        monkeypatch.setattr(segue.runs.files.os, name, call)
+        monkeypatch.setattr(segue.files.os, name, call)
 
 
 def count_writes(folder, phases, monkeypatch):
