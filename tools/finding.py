@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,25 +21,58 @@ from segue.runs.report import RunRecord, Summary, estimate, summarise
 from segue.runs.statistics import interquartile_mean, stratified_bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZE = "[64,64]"
-COMMON = ["--offline-steps", "100000", "--online-steps", "100000", "--eval-every", "5000"]
-SMALL = ["--set", f"phases.offline.learner.hidden={SIZE}"]
 
-FINDINGS = {  # arms in order; `from` names the arm whose pre-training is shared
-    "hopper": [
-        {
-            "arm": "direct",
-            "task": "hopper-medium",
-            "from": None,
-            "set": ["--set", f"phases.online.learner.hidden={SIZE}"],
-        },
-        {
-            "arm": "pex",
-            "task": "hopper-medium",
-            "from": "direct",
-            "set": ["--set", f"phases.online.learner.base.hidden={SIZE}"],
-        },
-    ]
+
+class Arm(NamedTuple):
+    """One method of a finding; `source` is the arm whose pre-training it starts from."""
+
+    method: str
+    task: str
+    flags: tuple[str, ...]
+    source: str | None = None
+
+
+def steps(offline: int, online: int, every: int) -> tuple[str, ...]:
+    return "--offline-steps", str(offline), "--online-steps", str(online), "--eval-every", str(every)
+
+
+def settings(**values: str) -> tuple[str, ...]:
+    """``--set`` of paths whose dots are written as two underscores."""
+    return tuple(x for path, value in values.items() for x in ("--set", f"phases.{path.replace('__', '.')}={value}"))
+
+
+SMALL = settings(offline__learner__hidden="[64,64]")
+REPLAY = "hopper-medium-replay"
+MODELS = settings(offline__learner__starts="10000")
+MODELS_ONLINE = settings(online__learner__starts="10000", online__learner__models__max_epochs="5")
+EVIDENCE = {"embed": "128", "layers": "3", "warmup": "500"}  # of transformers
+ODT = {f"{p}__learner__base__{k}": v for p in ("offline", "online") for k, v in EVIDENCE.items()}
+ODT |= {"offline__batch_size": "64", "online__batch_size": "64", "online__updates__n": "30"}
+
+FINDINGS: dict[str, dict[str, Arm]] = {  # arms in order
+    "hopper": {
+        "direct": Arm(
+            "direct",
+            "hopper-medium",
+            (*steps(100_000, 100_000, 5000), *SMALL, *settings(online__learner__hidden="[64,64]")),
+        ),
+        "pex": Arm(
+            "pex",
+            "hopper-medium",
+            (*steps(100_000, 100_000, 5000), *SMALL, *settings(online__learner__base__hidden="[64,64]")),
+            "direct",
+        ),
+    },
+    "models": {
+        "iql": Arm("iql", REPLAY, steps(50_000, 0, 5000)),
+        "mopo": Arm("mopo", REPLAY, (*steps(50_000, 0, 5000), *MODELS)),
+        "moore": Arm("moore", REPLAY, (*steps(50_000, 10_000, 5000), *MODELS, *MODELS_ONLINE), "mopo"),
+    },
+    "sequences": {
+        "bc10": Arm("bc10", REPLAY, steps(50_000, 0, 2500)),
+        "dt": Arm("dt", REPLAY, (*steps(5000, 0, 2500), *settings(offline__learner__base__warmup="500"))),
+        "odt": Arm("odt", REPLAY, (*steps(5000, 20_000, 2500), *settings(**ODT))),
+    },
 }
 
 
@@ -95,16 +128,14 @@ def markdown(data: Path, arms: list[str]) -> str:
             e = estimate({"task": summaries}, f)
             cells.append("-" if e is None else f"**{form(f, e.value)}** [{form(f, e.low)}, {form(f, e.high)}]")
         lines.append(f"| **{arm}** | IQM | " + " | ".join(cells) + " |")
-    runs = records(data, arms[0])
-    last = lambda r: [row["return"] for row in r.rows if row["phase"] == "offline" and row["mode"] == "greedy"][-1]
-    returns = np.array([last(r) for r in runs])
-    low, high = stratified_bootstrap(returns)
-    mean = runs[0].config["dataset"]["return_mean"]
-    lines += [
-        "",
-        f"Return at the end of pre-training: {interquartile_mean(returns):.0f} [{low:.0f}, {high:.0f}] "
-        f"(per seed {', '.join(f'{x:.0f}' for x in returns)}); mean return of the data: {mean:.0f}.",
-    ]
+    mean = records(data, arms[0])[0].config["dataset"]["return_mean"]
+    lines += ["", f"Return at the end of pre-training (mean return of the data: {mean:.0f}):", ""]
+    for arm in arms:
+        last = lambda r: [row["return"] for row in r.rows if row["phase"] == "offline" and row["mode"] == "greedy"][-1]
+        returns = np.array([last(r) for r in records(data, arm)])
+        low, high = stratified_bootstrap(returns)
+        each = ", ".join(f"{x:.0f}" for x in returns)
+        lines.append(f"- {arm}: {interquartile_mean(returns):.0f} [{low:.0f}, {high:.0f}] (per seed {each})")
     return "\n".join(lines)
 
 
@@ -120,19 +151,18 @@ def picture(data: Path, arms: list[str], file: Path) -> None:
         curves: list[Any] = []
         for r in records(data, arm):
             greedy = [row for row in r.rows if row["mode"] == "greedy"]
-            x = [row["step"] - (100_000 if row["phase"] == "offline" else 0) for row in greedy]
+            offline = next((p["steps"] for p in r.config["phases"] if not p["online"]), 0)
+            x = [row["step"] / offline - 1 if row["phase"] == "offline" else row["step"] / 1000 for row in greedy]
             curves.append([row["score"] for row in greedy])
-            axes.plot(np.array(x) / 1000, curves[-1], color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(
-            np.array(x) / 1000, interquartile_mean(np.array(curves), axis=0), color=colour, linewidth=2, label=arm
-        )
+            axes.plot(x, curves[-1], color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(x, interquartile_mean(np.array(curves), axis=0), color=colour, linewidth=2, label=arm)
     config = records(data, arms[0])[0].config
     low, high = config["reference"]["minimum"], config["reference"]["maximum"]
     behaviour = 100 * (config["dataset"]["return_mean"] - low) / (high - low)
     axes.axhline(behaviour, color="grey", linestyle=":", label="mean of the data")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.annotate("hand-over", (0, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points")
-    axes.set_xlabel("thousand steps: offline batches left of 0, environment steps right of it")
+    axes.set_xlabel("left of 0: share of pre-training; right of it: thousand environment steps")
     axes.set_ylabel(f"score ({config['reference']['name']})")
     axes.legend(loc="lower right", frameon=False)
     figure.savefig(file, dpi=110, metadata={"Software": None})
@@ -141,42 +171,32 @@ def picture(data: Path, arms: list[str], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("finding", choices=FINDINGS)
+    parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--runs", type=Path, default=Path.home() / "segue-runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--table", action="store_true", help="print the table and draw the picture; run nothing")
     a = parser.parse_args()
-    data = ROOT / "docs" / "results" / "data" / a.finding
+    arms, data = FINDINGS[a.finding], ROOT / "docs" / "results" / "data" / a.finding
     data.mkdir(parents=True, exist_ok=True)
     if a.table:
-        arms = [arm["arm"] for arm in FINDINGS[a.finding]]
-        print(markdown(data, arms))
-        picture(data, arms, data.parents[1] / f"{a.finding}.png")
+        done = [name for name in arms if any(data.glob(f"{name}-*.json"))]
+        print(markdown(data, done))
+        picture(data, done, data.parents[1] / f"{a.finding}.png")
         return
     for seed in a.seeds:
-        for arm in FINDINGS[a.finding]:
-            file = data / f"{arm['arm']}-{arm['task']}-{seed}.json"
+        for name in a.arms or arms:
+            arm = arms[name]
+            file, out = data / f"{name}-{arm.task}-{seed}.json", a.runs / a.finding / name
             if file.exists():
                 continue
-            out = a.runs / a.finding / arm["arm"]
-            command = [
-                sys.executable,
-                "-m",
-                "segue",
-                "run",
-                arm["arm"],
-                arm["task"],
-                "--seeds",
-                str(seed),
-                "--out",
-                str(out),
-            ]
-            command += [*COMMON, *SMALL, *arm["set"]]
-            if arm["from"]:
-                command += ["--from", str(a.runs / a.finding / arm["from"])]
+            command = [sys.executable, "-m", "segue", "run", arm.method, arm.task, "--seeds", str(seed)]
+            command += ["--out", str(out), *arm.flags]
+            if arm.source:
+                command += ["--from", str(a.runs / a.finding / arm.source)]
             subprocess.run(command, check=True)
             file.write_text(json.dumps(result(out / f"seed-{seed}"), indent=1) + "\n")
             subprocess.run(["git", "-C", str(ROOT), "add", str(file)], check=True)
-            message = f"Result: {a.finding}, {arm['arm']} on {arm['task']}, seed {seed}"
+            message = f"Result: {a.finding}, {name} on {arm.task}, seed {seed}"
             subprocess.run(["git", "-C", str(ROOT), "commit", "-q", "-m", message, "--", str(file)], check=True)
 
 
