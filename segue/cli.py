@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +66,11 @@ class Choice:
         phases = recipes.phases_of(self.method, task, self.offline_steps, self.online_steps)
         changed, taken = dict(overrides.parse(text) for text in self.set), {}
         if source is not None and not phases[0].online:
-            steps, taken = _offline_part(source)
-            taken = {path: value for path, value in taken.items() if path not in changed}
-            said = [f"--set {path}={json.dumps(value)}" for path, value in taken.items()]
+            names = [phase.name for phase in phases]
+            steps, taken = _offline_part(source, [phase.name for phase in phases if not phase.online])
+            given = {overrides.named(path, names) for path in changed}
+            taken = {path: value for path, value in taken.items() if path not in given}
+            said = [f"--set {shlex.quote(f'{path}={json.dumps(value)}')}" for path, value in taken.items()]
             if self.offline_steps is None and steps:
                 said = [f"--offline-steps {steps}", *said]
                 phases = recipes.phases_of(self.method, task, steps, self.online_steps)
@@ -297,17 +300,19 @@ def _source(source: Path, seed: int) -> Path:
     )
 
 
-def _offline_part(source: Path) -> tuple[int, dict[str, Any]]:
-    """Steps of the offline phases that a run begins with, and its overrides of them."""
+def _offline_part(source: Path, wanted: list[str]) -> tuple[int, dict[str, Any]]:
+    """Steps of the `wanted` of the offline phases that a run begins with, and its overrides of them, by name."""
     from itertools import takewhile
 
+    from segue import overrides
     from segue.runs.run import read_config
 
     config = read_config(source)
-    first = list(takewhile(lambda phase: not phase["online"], config["phases"]))
-    names = {str(i) for i in range(len(first))} | {phase["name"] for phase in first}
-    changed = {path: value for path, value in config["overrides"].items() if path.split(".")[1] in names}
-    return sum(phase["steps"] for phase in first), changed
+    first = takewhile(lambda phase: not phase["online"], config["phases"])
+    steps = {phase["name"]: phase["steps"] for phase in first if phase["name"] in wanted}
+    names = [phase["name"] for phase in config["phases"]]
+    changed = {overrides.named(path, names): value for path, value in config["overrides"].items()}
+    return sum(steps.values()), {path: value for path, value in changed.items() if path.split(".")[1] in steps}
 
 
 def _check_jobs(jobs: int | None) -> None:

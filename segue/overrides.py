@@ -34,13 +34,24 @@ def apply(phases: tuple[Phase, ...], path: str, value: Any) -> tuple[Phase, ...]
         raise ConfigError(f"--set {path}: a path is phases.NUMBER-OR-NAME.field..., e.g. phases.0.learner.beta")
     names = [p.name for p in phases]
     which, fields = rest[0], rest[1:]
-    if which in names:
-        i = names.index(which)
-    elif which.isdigit() and int(which) < len(phases):
-        i = int(which)
-    else:
+    i = _index(which, names)
+    if i is None:
         raise ConfigError(f"--set {path}: no phase {which!r}{nearest(which, names)} (or 0..{len(phases) - 1})")
     return (*phases[:i], _exchange(phases[i], fields, value, path), *phases[i + 1 :])
+
+
+def named(path: str, names: list[str]) -> str:
+    """`path` with the phase's name in place of its number; `names` are those of all phases."""
+    first, _, rest = path.partition(".")
+    which, dot, fields = rest.partition(".")
+    i = _index(which, names)
+    return path if i is None else f"{first}.{names[i]}{dot}{fields}"
+
+
+def _index(which: str, names: list[str]) -> int | None:
+    if which in names:
+        return names.index(which)
+    return int(which) if which.isdigit() and int(which) < len(names) else None
 
 
 def _exchange(node: Any, fields: list[str], value: Any, path: str) -> Any:

@@ -15,9 +15,11 @@ import pytest
 from test_bad_input import command, run_args
 
 import segue
+from segue.cli import Choice
 from segue.recipes import RECIPES
 from segue.runs.checkpoint import Checkpoints
 from segue.runs.progress import Display, Rate, clock, handover_line
+from segue.runs.run import _digest
 from segue.tasks import names
 
 
@@ -133,13 +135,13 @@ def test_from_takes_steps_and_overrides_over_unless_given(tmp_path, finished, mo
     args = ["run", "direct", "point-wall", "--online-steps", "30", *small, "--out", tmp_path / "direct"]
     assert command(monkeypatch, *args, "--from", finished) == 0
     source = finished / "seed-0"
-    taken = "--offline-steps 12 --set phases.0.learner.hidden=[16, 16] --set phases.0.batch_size=8\n"
+    taken = "--offline-steps 12 --set 'phases.offline.learner.hidden=[16, 16]' --set phases.offline.batch_size=8\n"
     assert f"note: as in {source}: {taken}" in capsys.readouterr().err
     here = json.loads((tmp_path / "direct" / "seed-0" / "config.json").read_text())
     assert here["phases"][0] == there["phases"][0]
     assert here["phases"][1]["learner"]["hidden"] == [16, 16]
     assert here["overrides"].keys() == {
-        *(f"phases.0.{name}" for name in ("learner.hidden", "batch_size")),
+        *(f"phases.offline.{name}" for name in ("learner.hidden", "batch_size")),
         *("phases.1.learner.hidden", "phases.online.batch_size"),
     }
     assert command(monkeypatch, *args, "--from", finished) == 0  # the same command again
@@ -155,6 +157,38 @@ def test_from_takes_steps_and_overrides_over_unless_given(tmp_path, finished, mo
     assert command(monkeypatch, *args, "--from", finished) == 2
     assert "its first phase is not that of this run: it differs in" in capsys.readouterr().err
     assert not (tmp_path / "other" / "seed-0" / "config.json").exists()
+
+
+@pytest.mark.parametrize(("there", "here"), [("0", "offline"), ("offline", "0"), ("0", "0")])
+def test_what_is_given_displaces_what_is_taken_over_however_the_phase_is_called(
+    there, here, tmp_path, finished, capsys
+):
+    run = changed_run(
+        finished, tmp_path, overrides={f"phases.{there}.learner.lr": 0.5, f"phases.{there}.batch_size": 8}
+    )
+    given = f"phases.{here}.learner.lr=0.25"
+    _, phases, changed = Choice("iql", "point-wall", set=(given,)).resolve(run)
+    assert (phases[0].learner.lr, phases[0].batch_size) == (0.25, 8)
+    assert changed == {"phases.offline.batch_size": 8, f"phases.{here}.learner.lr": 0.25}
+    assert capsys.readouterr().err == f"note: as in {run}: --offline-steps 12 --set phases.offline.batch_size=8\n"
+
+
+def test_overrides_of_a_second_offline_phase_do_not_reach_the_online_one(tmp_path, finished):
+    """Numbers count the phases of the run that they were given to."""
+    offline, online = json.loads((finished / "seed-0" / "config.json").read_text())["phases"]
+    phases = [offline, offline | {"name": "again", "steps": 24}, online]
+    given = {"phases.0.batch_size": 16, "phases.1.batch_size": 4, "phases.2.batch_size": 2}
+    run = changed_run(finished, tmp_path, phases=phases, overrides=given)
+    _, (first, second), changed = Choice("iql", "point-wall").resolve(run)
+    assert (first.steps, first.batch_size, second.batch_size) == (12, 16, 256)
+    assert changed == {"phases.offline.batch_size": 16}
+
+
+def changed_run(finished, tmp_path, **changes):
+    """A run's folder with that configuration, changed."""
+    config = json.loads((finished / "seed-0" / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(config | {"digest": _digest(config)}))
+    return tmp_path
 
 
 def test_from_a_run_whose_overrides_this_method_does_not_know(tmp_path, finished, monkeypatch, capsys):
