@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+STALE = 86_400.0  # seconds after which no writer is still at its temporary file
 
 
 def cache_root() -> Path:
@@ -18,11 +23,13 @@ def cache_root() -> Path:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """The new content of `path`: written beside it, flushed to disk, renamed at the block's end; dropped if it fails.
 
-    Raises `OSError`.
+    What killed writers of `path` left there is removed when it is `STALE`. Raises `OSError`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _sweep(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # a name that nobody can lay a link under
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with open(temporary, "wb") as file:
+        with open(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -36,3 +43,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.fsync(folder)  # makes the renaming durable
     finally:
         os.close(folder)
+
+
+def _sweep(path: Path) -> None:
+    """Remove temporary files of `path` that no living writer can still be at."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.tmp")
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if pattern.fullmatch(entry.name) and time.time() - entry.stat(follow_symlinks=False).st_mtime > STALE:
+                os.unlink(entry.path)
