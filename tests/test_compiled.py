@@ -11,6 +11,7 @@ import sys
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -77,6 +78,46 @@ def test_an_entry_cut_short_is_not_shared(end, root):
     own.publish()
     own.publish()
     assert shared(own) == {"whole"}
+
+
+def zstandard(present):
+    """Stands in for the package of that name, which need not be installed: a frame says how long it is."""
+
+    class Decompressor:
+        def decompress(self, data):
+            if len(data) != data[4]:
+                raise ValueError("did not decompress full frame")
+            return data[5:]
+
+    return SimpleNamespace(ZstdDecompressor=Decompressor) if present else None
+
+
+@pytest.mark.parametrize(("present", "names"), [(True, {"whole"}), (False, set())])
+def test_an_entry_of_zstandard_cut_short_is_not_shared(present, names, root, monkeypatch):
+    """Nor is one that nobody here can read."""
+    monkeypatch.setitem(sys.modules, "compression.zstd", None)
+    monkeypatch.setitem(sys.modules, "zstandard", zstandard(present))
+    own = Own(root)
+    whole = compiled.ZSTANDARD + bytes([25]) + bytes(range(20))
+    write(own, "whole", whole)
+    for end in (4, 5, 24):
+        write(own, f"cut{end}", whole[:end])
+    own.publish()
+    assert {p.name.removesuffix("-cache") for p in own.shared.glob("*-cache")} == names
+
+
+def test_nobody_else_can_write_among_the_shared_entries(root):
+    before = os.umask(0)
+    try:
+        own = Own(root)
+    finally:
+        os.umask(before)
+    assert [folder.stat().st_mode & 0o777 for folder in (root, own.shared)] == [0o700, 0o700]
+    own.close()
+    own.shared.chmod(0o770)
+    with pytest.raises(PermissionError, match="others can write there"):
+        Own(root)
+    assert list(own.shared.iterdir()) == []
 
 
 def test_only_entries_are_shared(root):

@@ -22,6 +22,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +38,7 @@ MAPPINGS = (
     40_000  # of the 65,530 that Linux grants a process; a program holds up to 800, and LLVM aborts for want of one
 )
 ENTRIES, OWN, LOCK = "*-cache", ".own-", "lock"
+ZSTANDARD = b"\x28\xb5\x2f\xfd"
 OPTIONS = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
@@ -90,12 +92,12 @@ class Own:
     """This process's folder. Raises `OSError` where it cannot be made."""
 
     def __init__(self, root: Path) -> None:
-        root.mkdir(parents=True, mode=0o700, exist_ok=True)
-        about = root.stat()
-        if about.st_uid != os.getuid() or about.st_mode & 0o022:  # entries are code
-            raise PermissionError(0, "others can write there", str(root))
         self.root, self.shared = root, root / f"{version('jaxlib')}-{machine()}"
-        self.shared.mkdir(exist_ok=True)
+        for folder in (self.root, self.shared):
+            folder.mkdir(parents=True, mode=0o700, exist_ok=True)
+            about = folder.stat()
+            if about.st_uid != os.getuid() or about.st_mode & 0o022:  # entries are code
+                raise PermissionError(0, "others can write there", str(folder))
         _sweep(self.shared)
         self.folder = Path(tempfile.mkdtemp(prefix=OWN, dir=self.shared))
         try:
@@ -149,16 +151,25 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _whole(entry: Path) -> bool:
-    """Whether all of it was written, by the checksum at its end; then it is made durable. (Zstandard has no such.)"""
+    """Whether all of it was written, as it can be decompressed to the end; then it is made durable."""
     with open(entry, "rb") as file:
         data = file.read()
         os.fsync(file.fileno())
-    if data.startswith(b"\x28\xb5\x2f\xfd"):
-        return True
     try:
-        return bool(zlib.decompress(data))
-    except zlib.error:
+        return bool(_decompress(data))
+    except Exception:  # each library has an error of its own, and may be missing
         return False
+
+
+def _decompress(data: bytes) -> bytes:
+    """What JAX packed: by Zstandard where Python or a package has it, else by zlib."""
+    if not data.startswith(ZSTANDARD):
+        return zlib.decompress(data)
+    try:
+        zstd = import_module("compression.zstd")  # Python 3.14
+    except ImportError:
+        return import_module("zstandard").ZstdDecompressor().decompress(data)
+    return zstd.decompress(data)
 
 
 def _prune(root: Path) -> None:
