@@ -41,7 +41,7 @@ def test_what_killed_writers_left_is_swept_a_day_later(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).write_bytes(b"torn")
         if name != ".file.ffff.tmp":  # one is young
-            os.utime(tmp_path / name, (time.time() - 90_000,) * 2)
+            os.utime(tmp_path / name, (0, time.time() - 90_000))
     with replacing(tmp_path / "file") as file:
         file.write(b"new")
     assert {p.name for p in tmp_path.iterdir()} == {"file", *names[2:]}
