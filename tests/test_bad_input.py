@@ -21,7 +21,7 @@ import segue.runs.run as runs
 from segue import cli, overrides
 from segue.errors import CheckpointError, ConfigError, Diverged, EnvironmentFault
 from segue.learners import IQL, SAC
-from segue.phases import Phase, Settings
+from segue.phases import Parts, Phase, Settings
 from segue.runs.checkpoint import MANIFEST, Checkpoints
 from segue.tasks import custom_task, get
 from segue.transitions import Carry, Fresh
@@ -364,6 +364,29 @@ def test_a_learner_that_diverges_is_stopped_with_the_last_finite_state(online, t
     assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(state.learner))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(list(row.get("metrics", {}).values())).all() for row in rows)
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_work_before_a_loop_that_diverges_is_saved_where_it_is_finite(finite, tmp_path):
+    blank = runs.RunState(0, entered=True)
+    state = lambda step, x: blank._replace(step=step, parts=Parts({"net": np.array(x, np.float32)}, (), ()))
+
+    def loop():
+        yield state(1, 0.0), []
+        yield state(2, 0.0 if finite else np.nan), [{"kind": "train", "phase": "p", "step": 2}]
+        raise Diverged("models: hold-out error of member 0 is 1e+30")
+
+    class Saved(list):
+        def save(self, state, length):
+            self.append((state.step, length))
+
+    saved = Saved()
+    stop = iter([True, False])  # the first state is saved, as when a minute is over
+    with pytest.raises(Diverged, match="hold-out error of member 0"):
+        runs._follow(
+            loop(), blank, tmp_path, {}, (Phase("p", zoo.iql, 3),), saved, lambda _: None, lambda: next(stop), 60.0
+        )
+    assert saved == [(1, 0), (2, (tmp_path / "metrics.jsonl").stat().st_size)][: 2 if finite else 1]
 
 
 def test_through_the_command_line_it_says_how_to_go_on(refused, tmp_path, monkeypatch):

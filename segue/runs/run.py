@@ -17,7 +17,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -500,9 +500,10 @@ def _follow(
                     if moved or stop() or time.monotonic() - saved > max(save_every, cost / SAVE_SHARE):
                         save(state, log)
                     show(Progress(phases[min(state.phase, len(phases) - 1)], state, rows))
-            except EnvironmentFault:
+            except (EnvironmentFault, Diverged):
                 if unsaved:
-                    save(last, log)
+                    with suppress(Diverged):  # not even the last state is finite: the checkpoint before it stays
+                        save(last, log)
                 raise
             if unsaved:
                 save(last, log)
