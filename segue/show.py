@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import resource
 import time
 from typing import Any, NamedTuple
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +17,7 @@ from segue.evaluate import evaluate
 from segue.phases import Phase, Settings, run, start
 from segue.runs.codec import encode, leaves
 from segue.store import Affine
+from segue.types import Key, Learner, Refit
 
 
 def origins(task: Any, phase: Phase, index: int, changed: dict[str, Any]) -> list[tuple[str, Any, str]]:
@@ -84,10 +87,14 @@ def _text(value: Any) -> str:
 def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
     """Run a shortened trial of every phase, at the real sizes; print and return hours, core-hours and memory for all.
 
-    Core-hours count the processor time of all cores; compilation and warm-up are left out.
+    Core-hours count the processor time of all cores; compilation and warm-up are left out, and so are refits in pieces,
+    whose number the data decide: a line says what one piece takes.
     """
     console = Console()
-    trial = tuple(dataclasses.replace(p, steps=_trial_steps(p)) for p in phases)
+    pieces: dict[str, list[float]] = {p.name: [] for p in phases}
+    trial = tuple(
+        dataclasses.replace(p, steps=_trial_steps(p), learner=_cut_short(p.learner, pieces[p.name])) for p in phases
+    )
     first, fixed = start(0, phases, task.spec, task.dataset if task.load_dataset is not None else None)
     settings = Settings(eval_every=10**9, eval_episodes=0, log_every=20)
     marks: dict[str, list[Mark]] = {p.name: [] for p in phases}
@@ -121,11 +128,44 @@ def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
         table.add_row(name, f"{n:,}", *cells)
     table.add_row("all", "", "", f"{hours:.2f}", f"{core_hours:.2f}", style="bold")
     console.print(table)
+    for p in phases:
+        if pieces[p.name]:
+            again = f" and every {p.refit_every:,} steps" if p.refit_every else ""
+            console.print(
+                f"not included: what {p.name} learns in refits, at its start{again} (training of models, rollouts): "
+                f"about {pieces[p.name][0]:.2g} s a piece, and the data decide how many pieces it takes",
+                soft_wrap=True,
+            )
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     console.print(
         f"memory: about {memory:.1f} GiB a seed (peak of this trial, which holds data and ring at full length)"
     )
     return {"hours": hours, "core_hours": core_hours, "memory_gib": memory}
+
+
+def _cut_short(learner: Learner, seconds: list[float]) -> Learner:
+    """`learner`, but a refit that takes more than two pieces ends there, as if it had not been, and no other begins.
+
+    The second piece's time goes to `seconds`: the first compiles.
+    """
+    before: list[Any] = []
+
+    def refit(state: Any, rows: Any, key: Key, piece: int) -> Refit:
+        if seconds:
+            return Refit(state)
+        if piece == 0:
+            before[:] = [state]
+        clock = time.monotonic()
+        part = learner.refit(state, rows, key, piece)
+        if part.done or piece == 0:
+            return part
+        jax.block_until_ready(part.state)
+        seconds.append(time.monotonic() - clock)
+        return Refit(before.pop())
+
+    cut = copy.copy(learner)  # of the same type, equal: its programs are the run's
+    object.__setattr__(cut, "refit", refit)
+    return cut
 
 
 class Mark(NamedTuple):

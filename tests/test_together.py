@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_bad_input import command, run_args
 
-from segue import recipes, show, tasks
+from segue import dynamics, overrides, recipes, show, tasks
 from segue.errors import CheckpointError, ConfigError
 from segue.phases import Settings
 from segue.runs import run as runs
@@ -118,6 +118,24 @@ def test_cost_is_predicted(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["core_hours"] > 0
     assert found["memory_gib"] > 0.1
     assert "core-hours" in capsys.readouterr().out
+
+
+def test_the_trial_of_a_cost_does_not_train_models_to_the_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tasks.get("point-wall")
+    phases = recipes.phases_of("moore", task, 200, 200)
+    for path, value in (("models.hidden", [8]), ("models.max_epochs", 5), ("starts", 100), ("base.hidden", [8])):
+        for i in (0, 1):
+            phases = overrides.apply(phases, f"phases.{i}.learner.{path}", value)
+    fits, fit = [], dynamics.fit_piece
+    monkeypatch.setattr(dynamics, "fit_piece", lambda *args: fits.append(1) or fit(*args))
+    found = show.cost(task, phases)
+    assert len(fits) == 4  # two in each phase
+    assert 0 < found["hours"] < 1
+    out = capsys.readouterr().out
+    for name in ("offline", "online"):
+        assert f"not included: what {name} learns in refits, at its start and every 1,000 steps" in out
 
 
 def test_show_names_where_numbers_come_from(
