@@ -31,7 +31,7 @@ IMPROVEMENT = 0.01  # of a member's hold-out error, relative, that counts
 Deviation = Literal["total", "learnt"]
 PIECE = 100  # batches between two saves
 CHUNK = 2500  # rows that are rolled out together: larger ones leave the processor's cache
-SENSELESS = 1e3  # hold-out error in units of the targets' variance beyond which a model is given up
+SENSELESS = 1e2  # hold-out error in units of the targets' mean square beyond which a model is given up
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class Scale(Module):
     low: Float[Array, " obs"]
     high: Float[Array, " obs"]
     variance: Float[Array, ""]  # of the targets, mean over their entries
+    square: Float[Array, ""]  # mean of the targets' squares: the error of a model that predicts 0
 
     def __call__(self, obs: Array, action: Array) -> Float[Array, "*B in"]:
         return (jnp.concatenate([obs, action], -1) - self.mean) / self.std
@@ -109,7 +110,9 @@ def init(key: Key, spec: Spec, settings: Models) -> Dynamics:
         jnp.full((settings.members, d_out), -10.0),
         jnp.full((settings.members, d_out), 0.5),
     )
-    scale = Scale(jnp.zeros(d_in), jnp.ones(d_in), jnp.zeros(spec.obs_dim), jnp.zeros(spec.obs_dim), jnp.ones(()))
+    scale = Scale(
+        jnp.zeros(d_in), jnp.ones(d_in), jnp.zeros(spec.obs_dim), jnp.zeros(spec.obs_dim), jnp.ones(()), jnp.ones(())
+    )
     ending = mlp(k_end, (d_in + spec.obs_dim, 64, 64, 1))
     zero = jnp.zeros((), jnp.int32)
     fit = Fit(zero, zero, zero, jax.tree.map(jnp.copy, ensemble), -jnp.ones(settings.members))
@@ -165,24 +168,31 @@ def epoch_batches(rows: Rows, settings: Models) -> int:
 
 def begin_fit(dynamics: Dynamics, rows: Rows, key: Key) -> Dynamics:
     """Ready for a training: fresh optimiser and counters; the scale of the inputs is set by the first one and stays."""
+    if not int(rows.store.size):
+        raise ConfigError("models learn from rows, and there are none: begin with a phase on a dataset")
     zero = jnp.zeros((), jnp.int32)
     ensemble, scale, error = dynamics.ensemble.net, dynamics.scale, -jnp.ones_like(dynamics.fit.error)
     if int(dynamics.rows) < 0:
-        scale = _measure(rows, jax.random.fold_in(key, 3), min(_bootstrapped(rows), 1_000_000))
+        scale = _measure(rows, jax.random.fold_in(key, 3))
     else:  # trained models are the first to beat
         error = _errors(ensemble, scale, rows.at(_held_rows(rows, jax.random.fold_in(key, 2))))
     fit = Fit(zero, zero, zero, jax.tree.map(jnp.copy, ensemble), error)
     return replace(dynamics, ensemble=trained(ensemble), scale=scale, fit=fit, rows=jnp.asarray(seen(rows), jnp.int32))
 
 
-@partial(jax.jit, static_argnames="n")
-def _measure(rows: Rows, key: Key, n: int) -> Scale:
-    batch = rows.at(rows.indices(key, n))
-    x = jnp.concatenate([batch.obs, batch.action], -1)
+def _measure(rows: Rows, key: Key) -> Scale:
+    """Of the rows that models may learn from; the range of s is that of all of them."""
+    indices = rows.indices(key, min(_bootstrapped(rows), 1_000_000))
+    batch = rows.at(indices[np.flatnonzero(~np.asarray(held_out(indices, rows.store.size)))])
+    x, target = jnp.concatenate([batch.obs, batch.action], -1), _target(batch)
     std = x.std(0)
-    both = jnp.concatenate([batch.obs, batch.next_obs])
+    layout, ring = rows.store.layout, rows.store.ring
+    held = [rows.store.offline[: rows.store.size_offline], ring.rows[: int(ring.size)]]
+    c = layout.columns(jnp.concatenate(held))
+    both = jnp.concatenate([c["obs"], c["next_obs"]])
+    variance = target.var(0).mean() + 1e-12
     return Scale(
-        x.mean(0), jnp.where(std < 1e-6, 1.0, std), both.min(0), both.max(0), _target(batch).var(0).mean() + 1e-12
+        x.mean(0), jnp.where(std < 1e-12, 1.0, std), both.min(0), both.max(0), variance, (target**2).mean() + 1e-12
     )
 
 
@@ -282,7 +292,7 @@ def fit_piece(dynamics: Dynamics, rows: Rows, key: Key, settings: Models) -> Pie
 
     held = _held_rows(rows, jax.random.fold_in(key, 2))
     error = _errors(dynamics.ensemble.net, dynamics.scale, rows.at(held))
-    _check(np.asarray(error), float(dynamics.scale.variance), epoch + 1)
+    _check(np.asarray(error), float(dynamics.scale.square), epoch + 1)
     better = (error < (1 - IMPROVEMENT) * fit.error) | (fit.error < 0)
     pick = lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
     fit = Fit(
@@ -298,12 +308,12 @@ def fit_piece(dynamics: Dynamics, rows: Rows, key: Key, settings: Models) -> Pie
     return Piece(replace(dynamics, fit=fit), done, metrics, text)
 
 
-def _check(error: np.ndarray, variance: float, epoch: int) -> None:
+def _check(error: np.ndarray, square: float, epoch: int) -> None:
     for member, e in enumerate(error):
-        if not e < SENSELESS * variance:
+        if not e < SENSELESS * square:
             raise Diverged(
-                f"models: hold-out error of member {member} is {e:.3g} after epoch {epoch}, and the targets' variance "
-                f"is {variance:.3g}; the model diverges: lower models.lr, or look at the data's scale (segue data info)"
+                f"models: hold-out error of member {member} is {e:.3g} after epoch {epoch}, and predicting 0 errs by "
+                f"{square:.3g}; the model diverges: lower models.lr, or look at the data's scale (segue data info)"
             )
 
 
@@ -312,6 +322,32 @@ def fitted(dynamics: Dynamics, settings: Models) -> Dynamics:
     elites = jnp.argsort(dynamics.fit.error)[: settings.elites]
     ensemble = Trained(jax.tree.map(jnp.copy, dynamics.fit.best), dynamics.ensemble.opt)
     return replace(dynamics, ensemble=ensemble, elites=elites)
+
+
+def found_ends(dynamics: Dynamics, rows: Rows, key: Key) -> tuple[float, float] | None:
+    """Of held-out terminal rows the share that the learnt rule finds, and of the others the share it takes for such;
+    None without a terminal among them.
+    """
+    batch = rows.at(_held_rows(rows, key))
+    z = _ending_input(dynamics.scale, batch.obs, batch.action, batch.next_obs)
+    said, true = np.asarray(dynamics.ending.net(z)[..., 0] > 0), np.asarray(batch.terminal) > 0
+    return (float(said[true].mean()), float(said[~true].mean())) if true.any() and not true.all() else None
+
+
+def notes(dynamics: Dynamics, rows: Rows, key: Key) -> dict[str, str]:
+    """How a training came out, in words; `key` is that of the training."""
+    best = float(dynamics.fit.error[dynamics.elites].mean())
+    explained = 1 - best / float(dynamics.scale.variance)
+    found = {
+        "models": f"trained for {int(dynamics.fit.epoch)} epochs, {explained:.1%} of the variance explained",
+        "elites": ", ".join(str(int(i)) for i in dynamics.elites),
+        "ends": "by the task's rule",
+    }
+    if rows.spec.terminates is None:
+        ends = found_ends(dynamics, rows, jax.random.fold_in(key, 2))
+        share = "no end among the held-out rows" if ends is None else "{:.0%} found, {:.2%} false".format(*ends)
+        found["ends"] = f"learnt, as the task gives no rule: {share}"
+    return found
 
 
 def newest_error(dynamics: Dynamics, rows: Rows, since: int, most: int = 1000) -> float | None:
@@ -428,12 +464,14 @@ def imagine(
         sums = jnp.stack([jnp.where(keep, x, 0).sum() for x in (u, reward)])
         return (next_obs, keep & ~terminal, t + 1.0), (row, keep, counts, sums)
 
-    def roll(obs_key: tuple) -> tuple:
-        obs, key = obs_key
-        return jax.lax.scan(step, (obs, jnp.ones(chunk, bool), 0.0), jax.random.split(key, horizon))[1]
+    def roll(part: tuple) -> tuple:
+        obs, alive, key = part
+        return jax.lax.scan(step, (obs, alive, 0.0), jax.random.split(key, horizon))[1]
 
     obs = rows.at(rows.indices(k_start, chunks * chunk)).obs.reshape(chunks, chunk, -1)
-    row, keep, counts, sums = jax.lax.map(roll, (obs, jax.random.split(k_roll, chunks)))  # [chunks, horizon, chunk, ..]
+    wanted = jnp.arange(chunks * chunk).reshape(chunks, chunk) < starts  # the last chunk may be wider than its rest
+    parts = obs, wanted, jax.random.split(k_roll, chunks)
+    row, keep, counts, sums = jax.lax.map(roll, parts)  # [chunks, horizon, chunk, ...]
     kept, outside, ends, broken = counts.sum((0, 1))
     n = jnp.maximum(kept, 1)
     metrics = {

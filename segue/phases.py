@@ -465,12 +465,23 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
     learner, report = phase.transition(phase.learner, handover)
     report = {n: f"{what}, held still" if n in phase.learner.held else what for n, what in report.items()}
     carried = state.parts if earlier is not None else None
-    rstate = carried.replay if carried and earlier.replay == phase.replay else None
+    draws = lambda p: (p.replay, p.reward, p.learner.discount)  # on which a replay's state may depend
+    rstate = carried.replay if carried and draws(earlier) == draws(phase) else None
     rstate = phase.replay.init(key(REPLAY), c.task.spec, store) if rstate is None else rstate
     bstate = carried.bonus if carried and earlier.bonus == phase.bonus else None
     bstate = phase.bonus.init(key(BONUS), c.task.spec, store) if bstate is None else bstate
     parts = Parts(learner, rstate, bstate)
 
+    if phase.learner.windows and phase.reward != Affine():
+        raise ConfigError(
+            f"phase {phase.name!r}: its learner asks for returns as the task pays them, so its rewards cannot be "
+            "transformed; leave `reward` as it is and set the learner's return_scale"
+        )
+    if phase.warmup.actions == "uniform" and phase.warmup.steps and jax.tree.leaves(_blank_memory(phase, learner)):
+        raise ConfigError(
+            f"phase {phase.name!r}: its learner remembers what it did, and uniform actions are not its own; "
+            f"warm up by the policy (--set phases.{phase.name}.warmup.actions=policy)"
+        )
     drawn = jax.eval_shape(lambda k: draw_rows(phase.work, rstate, store, k)[0], key(UPDATE))
     if (drawn.ndim == 2) != phase.learner.windows:
         raise ConfigError(
@@ -487,7 +498,7 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
     infos: dict[str, Any] = {}
     if phase.online:
         obs = jnp.zeros(c.task.spec.obs_dim)
-        memory = phase.learner.begin(learner, key(ACT), False)
+        memory = _blank_memory(phase, learner)
         infos = jax.eval_shape(
             lambda s, m, k: phase.learner.act(s, m, obs, jnp.zeros(()), k, False)[2], learner, memory, key(ACT)
         )
@@ -513,6 +524,12 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
     return state, fixed_half(store), [row | {"seconds": round(time.monotonic() - clock, 3)}]
 
 
+def _blank_memory(phase: Phase, learner: Any) -> Any:
+    """The acting memory's shapes."""
+    key = phase_key(0, 0, ACT)
+    return jax.eval_shape(lambda s: phase.learner.begin(s, key, False), learner)
+
+
 def _refit_due(phase: Phase, state: RunState) -> bool:
     """At the phase's start and at every multiple of ``refit_every`` before its end."""
     every, last = phase.refit_every, state.refitted
@@ -531,7 +548,7 @@ def _refit(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list[Ro
         raise Diverged(f"phase {phase.name!r}, step {state.step}: {fault}") from fault
     row = {"phase": phase.name, "step": state.step}
     rows = [row | {"kind": "progress", "text": refit.progress}] if refit.progress else []
-    if refit.metrics or refit.done:
+    if refit.metrics or refit.notes:
         rows.append(row | {"kind": "refit", "metrics": dict(refit.metrics), "report": dict(refit.notes)})
     state = state._replace(
         parts=state.parts._replace(learner=refit.state),
@@ -691,7 +708,8 @@ def _interact(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list
         owed = state.owed
         if step > phase.warmup.steps:
             owed += phase.updates.owed(step - phase.warmup.steps, length if ended else None)
-        fused = owed // slices <= MOST_FUSED
+        by_episode = isinstance(phase.updates, PerEpisode)  # learns from the episode once it is closed
+        fused = owed // slices <= MOST_FUSED and not by_episode
         n = owed // slices if fused else 0
         uniform = phase.warmup.actions == "uniform" and step < phase.warmup.steps
         ring, parts, memory, sums, act_sums, action = _online_step(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from segue.errors import ConfigError, HandoverError, nearest
-from segue.types import Handover, Key, Learner, Report, Spec, Trained, Transition, core, replace, split
+from segue.types import Handover, Key, Learner, Report, Spec, Trained, Transition, chain, core, replace, split
 
 PHASE_COUNTER = "step"
 
@@ -79,13 +79,30 @@ def inherit(new: Any, old: Any, report: Report, skip: tuple[str, ...] = (), mome
     Fields in `skip` (and their targets) stay fresh; without `moments` only nets are carried, not their optimisers'
     moments. Raises `HandoverError` where a field's trees or shapes differ.
     """
+    _same_inputs(new, old)
+    return _inherit(new, old, report, skip, moments)
+
+
+def _same_inputs(new: Any, old: Any) -> None:
+    """Refuse to carry nets from standardised inputs to raw ones, or back."""
+    scaled = [any(hasattr(s, "obs_mean") for s in chain(state)) for state in (new, old)]
+    if scaled[0] != scaled[1]:
+        which = ("the new phase", "the pre-trained state")
+        yes, no = which if scaled[0] else which[::-1]
+        raise HandoverError(
+            f"the nets of {yes} see standardised observations and those of {no} raw ones; "
+            "wrap both phases' learners in Standardise, or neither"
+        )
+
+
+def _inherit(new: Any, old: Any, report: Report, skip: tuple[str, ...], moments: bool) -> Any:
     if hasattr(new, "base"):
         twin = wrapper(type(new), old)  # the same wrapper on both sides: its own fields too
         if twin is not None:
             new = _inherit_fields(new, twin, report, skip, moments, leave=("base",))
         else:
             _note_fresh(new, report)
-        return replace(new, base=inherit(new.base, old, report, skip, moments))
+        return replace(new, base=_inherit(new.base, old, report, skip, moments))
     return _inherit_fields(new, core(old), report, skip, moments)
 
 
@@ -177,18 +194,13 @@ class Reset:
     def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]:
         k_base, k_fresh = split(handover.key)
         state, report = self.base(learner, handover._replace(key=k_base, skip=(*handover.skip, *self.nets)))
-        known = [n for n in _fields(state) if not n.startswith("target_")]
+        names = [n for s in chain(state) for n in s.__dataclass_fields__ if n != "base"]
+        known = [n for n in names if not n.startswith("target_")]
         for name in self.nets:
             if name not in known:
                 raise ConfigError(f"Reset: {type(learner).__name__} has no net {name!r}{nearest(name, known)}")
         names = {n for name in self.nets for n in (name, f"target_{name}")}
         return retrace(_exchanged(state, draw(learner, k_fresh, handover.spec), names, report)), report
-
-
-def _fields(state: Any) -> list[str]:
-    """Names of all fields of a state and of those that it wraps."""
-    own = [n for n in state.__dataclass_fields__ if n != "base"]
-    return own + (_fields(state.base) if hasattr(state, "base") else [])
 
 
 def _exchanged(state: Any, fresh: Any, names: set[str], report: Report) -> Any:

@@ -245,6 +245,11 @@ def core(state: Any) -> Any:
     return state
 
 
+def chain(state: Any) -> list[Any]:
+    """A state and those that it wraps, outermost first."""
+    return [state, *(chain(state.base) if hasattr(state, "base") else [])]
+
+
 def with_core(state: Any, inner: Any) -> Any:
     """`state` with its innermost state replaced by `inner`."""
     return replace(state, base=with_core(state.base, inner)) if hasattr(state, "base") else inner

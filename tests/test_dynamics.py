@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import zoo
 
-from segue import dynamics, losses
+from segue import dynamics, losses, tasks
 from segue.dynamics import Models
 from segue.errors import ConfigError, Diverged
 from segue.learners import MOPO
+from segue.phases import Settings, run, start
+from segue.recipes import phases_of
 from segue.replays import Decaying, Uniform
 from segue.store import Affine, Layout, Rows, make_store
 from segue.tasks.dataset import dataset_from_arrays
@@ -197,6 +199,36 @@ def test_senseless_settings_are_refused(kwargs):
         dataclasses.replace(MODELS, **kwargs)
 
 
+def test_targets_far_from_zero_are_no_divergence():
+    data = linear(600)
+    far = dataset_from_arrays(
+        dict(obs=data.obs, action=data.action, reward=0.01 * data.obs[:, 0] - 100, next_obs=data.next_obs,
+             terminal=data.terminal, timeout=data.timeout), "far"
+    )  # fmt: skip
+    _, errors = train(rows_of(far), dataclasses.replace(MODELS, max_epochs=2))
+    assert errors[1] < errors[0]
+
+
+def test_models_want_rows():
+    spec = Spec(2, 1, 100, NEVER)
+    empty = Rows(make_store(spec, None, 50), (), Uniform(), Affine(), spec)
+    with pytest.raises(ConfigError, match="there are none: begin with a phase on a dataset"):
+        refit(SMALL, SMALL.init(KEY, spec), empty)
+
+
+def test_the_range_is_that_of_all_rows_and_the_scale_that_of_the_learnt_ones():
+    rows = rows_of(linear(500))
+    scale = dynamics._measure(rows, KEY)
+    c = rows.store.layout.columns(rows.store.offline)
+    both = np.concatenate([c["obs"], c["next_obs"]])
+    np.testing.assert_array_equal(scale.low, both.min(0))
+    np.testing.assert_array_equal(scale.high, both.max(0))
+    held = np.asarray(dynamics.held_out(jnp.arange(500), 500))
+    offline = jnp.where(jnp.asarray(held)[:, None], 7.0, rows.store.offline)
+    spoilt = dataclasses.replace(rows, store=dataclasses.replace(rows.store, offline=offline))
+    assert zoo.same(dynamics._measure(spoilt, KEY).mean, scale.mean)
+
+
 # ------------------------------------------------------------------------------------------------------------- rollouts
 
 
@@ -258,6 +290,12 @@ def test_rows_outside_the_range_of_the_data_are_counted(fitted):
     c = columns(imagined, rows, 2)
     expected = ((c["next_obs"][..., 0] > 0) | (c["next_obs"] < np.asarray(models.scale.low)).any(-1)).mean()
     np.testing.assert_allclose(imagined.metrics["model/outside"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("starts", [1, 2500, 2501, 3000])
+def test_exactly_as_many_rollouts_as_asked_for(fitted, starts):
+    rows, models, _ = fitted
+    assert int(imagine(models, rows, starts=starts, horizon=1).keep.sum()) == starts
 
 
 def test_predictions_that_are_no_numbers_are_counted_and_not_kept(fitted):
@@ -353,9 +391,39 @@ def test_models_are_trained_again_only_after_enough_new_rows():
 def test_a_refit_says_how_models_came_out():
     rows = rows_of(linear(400), terminates=None)
     notes = refit(SMALL, SMALL.init(KEY, rows.spec), rows).notes
-    assert notes["ends"] == "learnt, as the task gives no rule"
+    assert notes["ends"] == "learnt, as the task gives no rule: no end among the held-out rows"
     assert notes["models"].startswith("trained for 2 epochs")
     assert len(notes["elites"].split(", ")) == MODELS.elites
+
+
+@pytest.mark.parametrize("base", [zoo.iql, zoo.bc, zoo.mopo], ids=["iql", "bc", "mopo"])
+def test_bases_that_cannot_learn_in_models_are_refused(base):
+    with pytest.raises(ConfigError, match="use SAC or TD3"):
+        MOPO(base)
+
+
+def test_moore_carries_models_on_and_forgets_what_it_imagined():
+    """The recipe's own phases on the point mass, small: what is carried, what is drawn from, when models learn."""
+    task = tasks.get("point-wall")
+    offline, online = phases_of("moore", task, 40, 60)
+    small = dict(starts=20, horizon=2, models=dataclasses.replace(MODELS, max_epochs=1, hidden=(8,)), base=zoo.sac)
+    assert online.replay == Decaying()
+    assert online.learner.real_share == 0
+    assert offline.learner == dataclasses.replace(online.learner, real_share=0.05)
+    offline = dataclasses.replace(offline, learner=dataclasses.replace(offline.learner, **small), batch_size=8)
+    learner = dataclasses.replace(online.learner, **small, retrain_every=30)
+    online = dataclasses.replace(online, learner=learner, batch_size=8, refit_every=30)
+    phases = (offline, online)
+    state, fixed = start(0, phases, task.spec, task.dataset)
+    found = [row for _, rows in run(phases, task, state, fixed, Settings(eval_episodes=0)) for row in rows]
+    report = next(row["report"] for row in found if row["kind"] == "handover" and row["phase"] == "online")
+    assert report["dynamics"] == "carried"
+    assert report["imagined"] == "reset"
+    assert report["critic"] == report["actor"] == "carried"
+    trained = [(r["phase"], r["step"]) for r in found if r["kind"] == "refit" and "models" in r["report"]]
+    assert trained == [("offline", 0), ("online", 30)]
+    rolled = [(r["phase"], r["step"]) for r in found if r["kind"] == "refit" and "imagined" in r["report"]]
+    assert rolled == [("offline", 0), ("online", 0), ("online", 30)]
 
 
 def test_the_update_leaves_models_and_imagined_rows_alone():

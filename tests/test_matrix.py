@@ -57,7 +57,7 @@ FEW = [  # in the fast set: one that fits and one that does not by every transit
     ("iql", "expand", "pex(sac)"),
     ("pex(iql)", "expand", "pex(iql)"),
     ("iql", "expand", "iql"),
-    ("odt", "carry", "standardise(odt)"),
+    ("standardise(odt)", "carry", "standardise(odt)"),
     ("dt", "carry", "odt"),
     ("iql", "carry", "dt"),
     ("odt", "expand", "pex(iql)"),

@@ -28,7 +28,7 @@ from segue.phases import (
 from segue.replays import Symmetric, Uniform
 from segue.store import Affine
 from segue.transitions import Carry, CarryPolicy
-from segue.types import Spec
+from segue.types import Learner, Spec, Trained
 
 SPEC = Spec(obs_dim=2, act_dim=1)
 ONLINE = Symmetric(0.0)
@@ -277,3 +277,39 @@ def test_uniform_replay_takes_dataset_and_ring() -> None:
     rows = follow(replace(online(), replay=Uniform()), data=dataset())[1]
     shares = [r["metrics"]["replay/offline"] for r in rows if r["kind"] == "train"]
     assert shares[0] > shares[-1] > 40 / 70 - 0.1
+
+
+@dataclass(frozen=True)
+class Watcher(Learner):
+    """Learns nothing; its metric is the share of rows whose episode is open."""
+
+    remembers: bool = False
+
+    def init(self, key, spec):
+        return Trained(jax.numpy.zeros(1), ())
+
+    def update(self, state, batch, key):
+        return state, {"open": jax.numpy.isneginf(batch.mc_return).mean()}
+
+    def policy(self, state, obs, key, greedy=False):
+        return jax.numpy.zeros(1)
+
+    def begin(self, state, key, greedy):
+        return jax.numpy.zeros(()) if self.remembers else ()
+
+
+@pytest.mark.parametrize("n", [1, 32, 33])
+def test_updates_at_an_episodes_end_find_it_closed(n):
+    """Whether few or many: the first updates come after the first episode, and its return is known."""
+    phase = Phase("online", Watcher(), 12, online=True, replay=ONLINE, updates=PerEpisode(n), batch_size=8)
+    _, rows, _, _ = follow(phase, settings=Settings(eval_episodes=0, log_every=1))
+    shares = [r["metrics"]["open"] for r in rows if r["kind"] == "train" and "open" in r["metrics"]]
+    assert len(shares) == 2  # an episode of seven, one of five
+    assert shares == [0.0, 0.0]
+
+
+def test_a_learner_that_remembers_does_not_warm_up_by_uniform_actions():
+    warmup = Warmup(4, "uniform")
+    phase = Phase("online", Watcher(remembers=True), 8, online=True, replay=ONLINE, warmup=warmup)
+    with pytest.raises(ConfigError, match=r"remembers what it did.*phases\.online\.warmup\.actions=policy"):
+        follow(phase)

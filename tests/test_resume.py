@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import zoo
 
-import segue.phases
 import segue.files
+import segue.phases
 import segue.runs.run as runs
 from segue.learners import PEX, Expand, Hold
 from segue.phases import Block, PerEpisode, PerStep, Phase, Settings, Warmup

@@ -54,6 +54,11 @@ class MOPO(Wrapper):
             raise ConfigError(
                 "MOPO: horizon, starts, retain and retrain_every must be at least 1, real_share lie in 0..1"
             )
+        if type(self.base).refit is not Learner.refit or self.base.windows or self.base.imitates:
+            raise ConfigError(
+                f"MOPO: {type(self.base).__name__} cannot learn in models: it takes windows, imitates the data's "
+                "actions, or learns from the store itself; use SAC or TD3"
+            )
 
     def init(self, key: Key, spec: Spec) -> State:
         k_base, k_models = split(key)
@@ -87,25 +92,12 @@ class MOPO(Wrapper):
         if not metrics["model/rows"]:
             raise Diverged("models: not one imagined row is a number; train the models again with a lower models.lr")
         imagined = state.imagined.add(new)
-        return Refit(
-            State(state.base, dynamics, imagined), True, metrics, self._notes(dynamics, rows, metrics, fitting)
-        )
-
-    def _notes(self, dynamics: models.Dynamics, rows: Rows, metrics: dict, fitting: bool) -> dict[str, str]:
-        notes = {}
-        if fitting:
-            best = sorted(float(dynamics.fit.error[i]) for i in dynamics.elites)
-            explained = 1 - sum(best) / len(best) / float(dynamics.scale.variance)
-            notes["models"] = f"trained for {int(dynamics.fit.epoch)} epochs, {explained:.1%} of the variance explained"
-            notes["elites"] = ", ".join(str(int(i)) for i in dynamics.elites)
-            notes["ends"] = (
-                "learnt, as the task gives no rule" if rows.spec.terminates is None else "by the task's rule"
-            )
+        notes = models.notes(dynamics, rows, k_fit) if fitting else {}
         notes["imagined"] = f"{metrics['model/rows']:,.0f} rows, penalty {metrics['model/penalty']:.3g}"
         notes["outside the data's range"] = f"{metrics['model/outside']:.1%}"
         if metrics["model/broken"]:
             notes["not a number"] = f"{metrics['model/broken']:,.0f} predictions"
-        return notes
+        return Refit(State(state.base, dynamics, imagined), True, metrics, notes)
 
     def update(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         k_imagined, k_update = split(key)

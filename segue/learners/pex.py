@@ -25,7 +25,21 @@ from jaxtyping import Array, Float, Int
 from segue import nets
 from segue.errors import HandoverError
 from segue.transitions import draw, inherit, note, retrace, wrapper
-from segue.types import Batch, Handover, Key, Learner, Metrics, Module, Report, Spec, Wrapper, core, replace, split
+from segue.types import (
+    Batch,
+    Handover,
+    Key,
+    Learner,
+    Metrics,
+    Module,
+    Report,
+    Spec,
+    Wrapper,
+    chain,
+    core,
+    replace,
+    split,
+)
 
 
 class State(Module):
@@ -47,6 +61,8 @@ class PEX(Wrapper):
                 f"PEX chooses by a critic and {type(self.base).__name__} has none; "
                 "expand a learner with a critic (IQL, SAC, TD3)"
             )
+        if any(hasattr(s, "obs_mean") for s in chain(base)):
+            raise HandoverError("PEX asks members and critic about the same observations; use it without Standardise")
         return State(base, (core(base).actor.net,))
 
     def propose(

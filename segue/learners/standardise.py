@@ -49,8 +49,10 @@ class Standardise(Wrapper):
     def refit(self, state: State, rows: Rows, key: Key, piece: int) -> Refit:
         """The numbers of the dataset, where there are none yet."""
         store = rows.store
-        if float(state.obs_rows) or not store.size_offline:
+        if float(state.obs_rows):
             return Refit(state)
+        if not store.size_offline:
+            return Refit(state, notes={"observations": "as they are: there is no dataset to standardise them by"})
         obs = np.asarray(store.layout.columns(store.offline)["obs"], np.float64)
         taken = replace(
             state,

@@ -2,8 +2,8 @@
 
 from segue.presets import Block
 
-_MEDIUM = "Yu et al. 2020, released configuration: H 5, lambda 5"
-_REPLAY = "Yu et al. 2020, released configuration: H 5, lambda 1"
+_MEDIUM = "Yu et al. 2020, released configuration: H 5, lambda 5, of u without disagreement"
+_REPLAY = "Yu et al. 2020, released configuration: H 5, lambda 1, of u without disagreement"
 BLOCKS = {
     "hopper-random": Block(dict(horizon=5, penalty=1.0), _REPLAY),
     "hopper-medium": Block(dict(horizon=5, penalty=5.0), _MEDIUM),
