@@ -26,18 +26,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     What killed writers of `path` left there is removed when it is `STALE`. Raises `OSError`.
     """
     _sweep(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # a name that nobody can lay a link under
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    try:
-        with open(handle, "wb") as file:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    with open(temporary, "xb") as file:  # O_CREAT | O_EXCL: it neither exists nor is a link
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # makes the renaming durable

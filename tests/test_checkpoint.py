@@ -363,12 +363,14 @@ def test_a_full_disk_at_any_call_is_one_clear_error_and_loses_nothing(tmp_path, 
     assert n > 8
 
 
-def test_a_disk_that_is_full_for_real(tmp_path):
+def test_a_disk_that_is_full_for_real(tmp_path, monkeypatch):
     file = tmp_path / "file"
     write_atomically(file, b"before")
-    (tmp_path / f".file.{os.getpid()}.tmp").symlink_to("/dev/full")
-    with pytest.raises(CheckpointError, match=r"file: cannot be written \(No space left on device"):
-        write_atomically(file, b"after")
+    with monkeypatch.context() as m:
+        full = lambda path, _: path.touch() or os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb")
+        m.setattr(files, "open", full, raising=False)
+        with pytest.raises(CheckpointError, match=r"file: cannot be written \(No space left on device"):
+            write_atomically(file, b"after")
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"before"]
     with pytest.raises(CheckpointError, match=r"cannot be written \(Not a directory"):
         write_atomically(Path("/dev/full/file"), b"x")
