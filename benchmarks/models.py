@@ -3,7 +3,7 @@
     python benchmarks/models.py --json models.json
 
 1. 50,000 starts rolled out for 5 steps by SAC's policy in an ensemble of 7 members of 4 x 200 units (250,000 imagined
-   rows at most, all of them here: nothing ends), writing them into the pool included. The target is 5 seconds on 2 cores.
+   rows at most, all of them here: nothing ends), writing them into the pool included. Target: 5 seconds on 2 cores.
 2. One batch of training all members (7 x 256 rows), with the hand-written gradient and with plain autodiff, in
    alternating rounds.
 """

@@ -242,11 +242,16 @@ def _ending_input(scale: Scale, obs: Array, action: Array, next_obs: Array) -> A
     return jnp.concatenate([scale(obs, action), (next_obs - obs) / scale.std[: obs.shape[-1]]], -1)
 
 
+def _of_all(ensemble: Ensemble, scale: Scale, obs: Array, action: Array) -> tuple[Array, Array]:
+    """Mean and log-variance of all members on the same (s, a)."""
+    x = scale(obs, action)
+    return ensemble(jnp.broadcast_to(x, (ensemble.low.shape[0], *x.shape)))
+
+
 @jax.jit
 def _errors(ensemble: Ensemble, scale: Scale, batch: Batch) -> Float[Array, " E"]:
     """Mean squared error of each member's mean."""
-    x = scale(batch.obs, batch.action)
-    mean, _ = ensemble(jnp.broadcast_to(x, (ensemble.low.shape[0], *x.shape)))
+    mean, _ = _of_all(ensemble, scale, batch.obs, batch.action)
     return ((mean - _target(batch)) ** 2).mean((1, 2))
 
 
@@ -359,8 +364,7 @@ def newest_error(dynamics: Dynamics, rows: Rows, since: int, most: int = 1000) -
     slots = (int(ring.written) - 1 - np.arange(most)) % ring.capacity
     slots = np.where(np.arange(most) < n, slots, slots[0])
     batch = rows.at(jnp.asarray(rows.store.size_offline + slots))
-    x = dynamics.scale(batch.obs, batch.action)
-    mean, _ = dynamics.ensemble.net(jnp.broadcast_to(x, (len(dynamics.fit.error), *x.shape)))
+    mean, _ = _of_all(dynamics.ensemble.net, dynamics.scale, batch.obs, batch.action)
     error = ((mean[dynamics.elites] - _target(batch)) ** 2).mean((0, 2))
     return float(error[:n].mean())
 
@@ -372,8 +376,7 @@ def predict(
     dynamics: Dynamics, obs: Float[Array, "B obs"], action: Float[Array, "B act"]
 ) -> tuple[Float[Array, "E B D"], Float[Array, "E B D"]]:
     """Mean and standard deviation of (r, s' - s), all members."""
-    x = dynamics.scale(obs, action)
-    mean, log_var = dynamics.ensemble.net(jnp.broadcast_to(x, (dynamics.ensemble.net.low.shape[0], *x.shape)))
+    mean, log_var = _of_all(dynamics.ensemble.net, dynamics.scale, obs, action)
     return mean, jnp.exp(0.5 * log_var)
 
 

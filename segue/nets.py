@@ -201,9 +201,8 @@ def _mlp_backward(residuals: tuple, g: Array) -> tuple[Mlp, tuple[Array, ...]]:
             dz = r * (dz * _row(scale) - dz @ mean_scale - n * ((dz * n) @ mean_scale))
         if i == 0:
             h_t = x_t
-        elif (
-            i == 1 and not net.norms and not slopes
-        ):  # the first layer again, already transposed: cheaper than a transpose
+        elif i == 1 and not net.norms and not slopes:
+            # the first layer again, already transposed: cheaper than a transpose
             first = net.layers[0]
             h_t = jnp.maximum(_transposed(first.weight) @ x_t + first.bias[..., None], 0)
         else:

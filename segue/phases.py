@@ -109,6 +109,11 @@ class Phase:
                 f"phase {self.name!r}: {type(self.learner).__name__} takes {self.learner.slices} batches an update, "
                 f"which does not divide steps={self.steps}"
             )
+        if self.learner.windows and self.reward != Affine():
+            raise ConfigError(
+                f"phase {self.name!r}: its learner asks for returns as the task pays them, so its rewards cannot be "
+                "transformed; leave `reward` as it is and set the learner's return_scale"
+            )
 
     @property
     def work(self) -> Work:
@@ -472,28 +477,7 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
     bstate = phase.bonus.init(key(BONUS), c.task.spec, store) if bstate is None else bstate
     parts = Parts(learner, rstate, bstate)
 
-    if phase.learner.windows and phase.reward != Affine():
-        raise ConfigError(
-            f"phase {phase.name!r}: its learner asks for returns as the task pays them, so its rewards cannot be "
-            "transformed; leave `reward` as it is and set the learner's return_scale"
-        )
-    if phase.warmup.actions == "uniform" and phase.warmup.steps and jax.tree.leaves(_blank_memory(phase, learner)):
-        raise ConfigError(
-            f"phase {phase.name!r}: its learner remembers what it did, and uniform actions are not its own; "
-            f"warm up by the policy (--set phases.{phase.name}.warmup.actions=policy)"
-        )
-    drawn = jax.eval_shape(lambda k: draw_rows(phase.work, rstate, store, k)[0], key(UPDATE))
-    if (drawn.ndim == 2) != phase.learner.windows:
-        raise ConfigError(
-            f"phase {phase.name!r}: its learner takes {'windows of rows' if phase.learner.windows else 'single rows'}, "
-            f"which its replay {type(phase.replay).__name__} does not draw; Sequences draws windows, the others rows"
-        )
-    if not phase.online and not bool((draw_rows(phase.work, rstate, store, key(UPDATE))[0] < store.size).all()):
-        raise ConfigError(
-            f"phase {phase.name!r}: its replay {type(phase.replay).__name__} asks for online rows, and there are none; "
-            "give it a share of the dataset"
-        )
-
+    _check_fit(phase, store, parts, key(UPDATE))
     abstract = jax.eval_shape(lambda p, k: update_once(phase.work, store, p, k), parts, key(UPDATE))[1]
     infos: dict[str, Any] = {}
     if phase.online:
@@ -522,6 +506,30 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
     )
     row = {"kind": "handover", "phase": phase.name, "step": 0, "report": report}
     return state, fixed_half(store), [row | {"seconds": round(time.monotonic() - clock, 3)}]
+
+
+def _check_fit(phase: Phase, store: Store, parts: Parts, key: Key) -> None:
+    """Raises `ConfigError` where learner, replay and warm-up of a phase do not go together."""
+    if (
+        phase.warmup.actions == "uniform"
+        and phase.warmup.steps
+        and jax.tree.leaves(_blank_memory(phase, parts.learner))
+    ):
+        raise ConfigError(
+            f"phase {phase.name!r}: its learner remembers what it did, and uniform actions are not its own; "
+            f"warm up by the policy (--set phases.{phase.name}.warmup.actions=policy)"
+        )
+    drawn = jax.eval_shape(lambda k: draw_rows(phase.work, parts.replay, store, k)[0], key)
+    if (drawn.ndim == 2) != phase.learner.windows:
+        raise ConfigError(
+            f"phase {phase.name!r}: its learner takes {'windows of rows' if phase.learner.windows else 'single rows'}, "
+            f"which its replay {type(phase.replay).__name__} does not draw; Sequences draws windows, the others rows"
+        )
+    if not phase.online and not bool((draw_rows(phase.work, parts.replay, store, key)[0] < store.size).all()):
+        raise ConfigError(
+            f"phase {phase.name!r}: its replay {type(phase.replay).__name__} asks for online rows, and there are none; "
+            "give it a share of the dataset"
+        )
 
 
 def _blank_memory(phase: Phase, learner: Any) -> Any:

@@ -116,13 +116,13 @@ def dt(task: Any, offline_steps: int = 100_000, online_steps: int = 0) -> Phases
     """Decision Transformer: a sequence model that acts by the return asked for; offline only (Chen et al. 2021)."""
     if online_steps:
         raise ConfigError("dt has no online phase; odt is its form that has one")
-    learner = Standardise(DT(**(dt_presets.conditioning(task) | preset("dt", task))))
+    learner = Standardise(DT(**(preset("dt", task) or dt_presets.conditioning(task))))
     return (Phase("offline", learner, offline_steps, replay=Sequences(20), batch_size=64),)
 
 
 def odt(task: Any, offline_steps: int = 5000, online_steps: int = 200_000) -> Phases:
     """Online Decision Transformer: DT with a stochastic policy, carried on in the environment (Zheng et al. 2022)."""
-    learner = Standardise(ODT(**(odt_presets.conditioning(task) | preset("odt", task))))
+    learner = Standardise(ODT(**(preset("odt", task) or odt_presets.conditioning(task))))
     return (
         Phase("offline", learner, offline_steps, replay=Sequences(20), batch_size=256),
         Phase(

@@ -60,16 +60,16 @@ class Layout(NamedTuple):
         """Packed rows of no store (imagined, or about to be written) as a batch: online, their episodes open."""
         c, one = self.columns(rows), jnp.ones(rows.shape[:-1])
         return Batch(
-            c["obs"],
-            c["action"],
-            c["reward"],
-            c["next_obs"],
-            c["terminal"],
-            UNKNOWN * one,
-            0 * one,
-            one,
-            c["step"],
-            one,
+            obs=c["obs"],
+            action=c["action"],
+            reward=c["reward"],
+            next_obs=c["next_obs"],
+            terminal=c["terminal"],
+            mc_return=UNKNOWN * one,
+            offline=0 * one,
+            weight=one,
+            step=c["step"],
+            valid=one,
         )
 
 
@@ -113,13 +113,20 @@ class Store(Module):
     def size(self) -> Int[Array, ""]:
         return self.size_offline + self.ring.size
 
+    def _pick(self, offline: Array, ring: Array, indices: Int[Array, "*n"]) -> Array:
+        """Entries of a column that lies in two halves."""
+        online = (indices >= self.size_offline).reshape(*indices.shape, *[1] * (offline.ndim - 1))
+        i_off = jnp.clip(indices, 0, offline.shape[0] - 1)
+        i_on = jnp.clip(indices - self.size_offline, 0, ring.shape[0] - 1)
+        return jnp.where(online, ring[i_on], offline[i_off])
+
+    def packed(self, indices: Int[Array, "*n"]) -> Float[Array, "*n width"]:
+        """These rows of the union as they are kept."""
+        return self._pick(self.offline, self.ring.rows, indices)
+
     def at(self, indices: Int[Array, "*n"], reward: Affine, weight: Float[Array, "*n"]) -> Batch:
         """The batch of these rows of the union, rewards by `reward`; -1 is padding: zeros and ``valid = 0``."""
-        online = indices >= self.size_offline
-        i_off = jnp.clip(indices, 0, self.offline.shape[0] - 1)
-        i_on = jnp.clip(indices - self.size_offline, 0, self.ring.capacity - 1)
-        rows = jnp.where(online[..., None], self.ring.rows[i_on], self.offline[i_off])
-        mc_return = jnp.where(online, self.ring.mc_return[i_on], self.offline_mc[i_off])
+        rows, mc_return = self.packed(indices), self._pick(self.offline_mc, self.ring.mc_return, indices)
         valid = (indices >= 0).astype(rows.dtype)
         c = self.layout.columns(rows * valid[..., None])
         return Batch(
@@ -129,7 +136,7 @@ class Store(Module):
             next_obs=c["next_obs"],
             terminal=c["terminal"],
             mc_return=jnp.where(indices >= 0, mc_return, 0.0),
-            offline=(1.0 - online) * valid,
+            offline=(indices < self.size_offline) * valid,
             weight=weight,
             step=c["step"],
             valid=valid,

@@ -15,7 +15,7 @@ sides of a weight's gradient on a CPU, a fifth of the time of a whole update.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -23,8 +23,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from segue.errors import ConfigError
 from segue.nets import Layer, Norm
-from segue.types import Batch, Key, Module, Spec, replace, split
+from segue.types import Batch, Key, Learner, Module, Spec, replace, split
 
 Activation = Literal["gelu", "relu"]
 NORM_EPS = 1e-5
@@ -91,7 +92,7 @@ class Transformer(Module):
         return x.reshape(*x.shape[:-3], -1, x.shape[-1])
 
 
-def transformer(
+def init(
     key: Key,
     spec: Spec,
     *,
@@ -122,6 +123,25 @@ def transformer(
         activation=activation,
         dropout=dropout,
     )
+
+
+def table_of_times(spec: Spec, context: int) -> int:
+    """Rows of the table of times: the steps of an episode and, as in the authors' code, a context more."""
+    return (spec.horizon or LONGEST) + context
+
+
+def check_sizes(learner: Any) -> None:
+    """Raises `ConfigError` naming the field of a transformer's learner that makes no sense."""
+    name = type(learner).__name__
+    for field in ("context", "embed", "layers", "heads", "warmup"):
+        if getattr(learner, field) < 1:
+            raise ConfigError(f"{name}.{field} must be at least 1, not {getattr(learner, field)}")
+    if learner.embed % learner.heads:
+        raise ConfigError(f"{name}: embed ({learner.embed}) must be a multiple of heads ({learner.heads})")
+    if not 0 <= learner.dropout < 1:
+        raise ConfigError(f"{name}.dropout is a share in [0, 1), not {learner.dropout}")
+    if not learner.return_scale > 0:
+        raise ConfigError(f"{name}.return_scale must be over 0, not {learner.return_scale}")
 
 
 # --------------------------------------------------------------------------------------------------------------- parts
@@ -206,3 +226,8 @@ def begin(net: Transformer, length: int, target_return: float) -> Context:
     return Context(
         zeros(length) + target_return, zeros(length, obs), zeros(length, act), zeros(length) - 1, zeros(length)
     )
+
+
+def first_action(learner: Learner, state: Any, obs: Float[Array, " obs"], key: Key, greedy: bool) -> Array:
+    """What a learner with a `Context` does first in an episode that begins at `obs`."""
+    return learner.act(state, learner.begin(state, key, greedy), obs, jnp.zeros(()), key, greedy)[0]

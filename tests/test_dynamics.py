@@ -121,17 +121,24 @@ def test_a_row_once_learnt_from_is_never_held_out_later():
         before = after
 
 
-def test_held_out_rows_teach_nothing():
-    """Rows held out may hold anything: the models come out the same."""
-    data = linear(600)
-    rows = rows_of(data)
+@pytest.mark.parametrize("terminates", [NEVER, None], ids=["rule", "learnt ends"])
+def test_held_out_rows_teach_nothing(terminates):
+    """Rows held out may hold anything: the models and the rule of ends come out the same."""
+    data = linear(600, ends=True)
+    rows = rows_of(data, terminates)
     held = np.asarray(dynamics.held_out(jnp.arange(600), 600))
     offline = jnp.where(jnp.asarray(held)[:, None], 7.0, rows.store.offline)
     spoilt = dataclasses.replace(rows, store=dataclasses.replace(rows.store, offline=offline))
     once = dataclasses.replace(MODELS, max_epochs=1, batch_size=32)
     models = dynamics.begin_fit(dynamics.init(KEY, rows.spec, once), rows, KEY)
-    learn = lambda r: dynamics._learn(once, models, r, KEY, np.int32(0), np.int32(5))[0].ensemble.net
+
+    def learn(r):
+        new = dynamics._learn(once, models, r, KEY, np.int32(0), np.int32(5))[0]
+        return new.ensemble.net, new.ending.net
+
     assert zoo.same(learn(rows), learn(spoilt))
+    assert not zoo.same(learn(rows)[0], models.ensemble.net)
+    assert zoo.same(learn(rows)[1], models.ending.net) == (terminates is NEVER)
 
 
 # ------------------------------------------------------------------------------------------------------------- learning

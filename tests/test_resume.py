@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -18,12 +19,13 @@ import numpy as np
 import pytest
 import zoo
 
+import segue.dynamics
 import segue.files
 import segue.phases
 import segue.runs.run as runs
 from segue.learners import PEX, Expand, Hold
 from segue.phases import Block, PerEpisode, PerStep, Phase, Settings, Warmup
-from segue.replays import Sequences, Symmetric, Uniform
+from segue.replays import Decaying, Sequences, Symmetric, Uniform
 from segue.runs.checkpoint import Checkpoints
 from segue.runs.files import pack_state
 from segue.tasks import custom_task, get
@@ -277,6 +279,46 @@ def test_schedules(kwargs, tmp_path):
     for i in range(4):
         folder = tmp_path / f"cut-{i}"
         assert_same(folder, cut_and_continue(folder, phases, rng.choice(uncut.others)), uncut)
+
+
+@pytest.mark.slow
+def test_updates_of_windows_at_an_episode_s_end(tmp_path):
+    phases = two_phases(zoo.ZOO["standardise(odt)"], online=330, updates=PerEpisode(n=7))
+    uncut = Uncut(tmp_path / "uncut", phases)
+    rng = random.Random(0)
+    for i in range(4):
+        folder = tmp_path / f"cut-{i}"
+        assert_same(folder, cut_and_continue(folder, phases, rng.choice(uncut.others)), uncut)
+
+
+@pytest.mark.slow
+def test_cuts_within_an_online_training_of_models(tmp_path, monkeypatch):
+    """Models are trained at steps 60 and 120 of the interaction, in pieces, between any two of which a run may end."""
+    learner = dataclasses.replace(zoo.mopo, retrain_every=60)
+    phases = two_phases(learner, online=150, refit_every=60, replay=Decaying())
+    pieces = []  # questions asked between two pieces of one training online
+    original = segue.dynamics.fit_piece
+    stop = StopAt()
+
+    def fit_piece(models, rows, key, settings):
+        piece = original(models, rows, key, settings)
+        if int(models.rows) > rows.store.size_offline and not piece.done:
+            pieces.append(stop.asked + 1)
+        return piece
+
+    with monkeypatch.context() as m:
+        m.setattr(segue.dynamics, "fit_piece", fit_piece)
+        state, finished = go(new_run(tmp_path / "uncut", phases), stop)
+    assert finished
+    uncut = fingerprint(tmp_path / "uncut", state)
+    assert len(pieces) >= 6
+    for n in (pieces[0], pieces[len(pieces) // 2], pieces[-1]):
+        folder = tmp_path / f"cut-{n}"
+        state, finished = go(new_run(folder, phases), StopAt(n))
+        assert not finished
+        assert state.piece > 0
+        assert state.phase == 1
+        assert fingerprint(folder, finish(folder)) == uncut
 
 
 def test_three_phases_one_of_which_names_its_source(tmp_path):

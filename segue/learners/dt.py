@@ -20,19 +20,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from segue import losses
+from segue import losses, transformer
 from segue.nets import Layer
 from segue.optim import adamw, descend, trained, warmup
-from segue.transformer import LONGEST, WEIGHT_STD, Context, Transformer, Windows, begin, linear, transformer, windows
 from segue.types import Batch, Key, Learner, Metrics, Module, Spec, Trained, split
 
 
 class Actor(Module):
-    body: Transformer
+    body: transformer.Transformer
     head: Layer
 
-    def __call__(self, w: Windows, key: Key | None = None) -> Float[Array, "B K act"]:
-        return jnp.tanh(linear(self.head, self.body(w, key)))
+    def __call__(self, w: transformer.Windows, key: Key | None = None) -> Float[Array, "B K act"]:
+        return jnp.tanh(transformer.linear(self.head, self.body(w, key)))
 
 
 class State(Module):
@@ -56,23 +55,28 @@ class DT(Learner):
     weight_decay: float = 1e-4
     clip: float = 0.25  # of the gradient's norm
 
+    def __post_init__(self) -> None:
+        transformer.check_sizes(self)
+
     def init(self, key: Key, spec: Spec) -> State:
         k_body, k_head = split(key)
-        body = transformer(
+        body = transformer.init(
             k_body,
             spec,
             embed=self.embed,
             layers=self.layers,
             heads=self.heads,
             activation="gelu",
-            times=(spec.horizon or LONGEST) + self.context,
+            times=transformer.table_of_times(spec, self.context),
             dropout=self.dropout,
         )
-        head = Layer(WEIGHT_STD * jax.random.normal(k_head, (self.embed, spec.act_dim)), jnp.zeros(spec.act_dim))
+        head = Layer(
+            transformer.WEIGHT_STD * jax.random.normal(k_head, (self.embed, spec.act_dim)), jnp.zeros(spec.act_dim)
+        )
         return State(trained(Actor(body, head)))
 
     def update(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
-        w = windows(batch, self.return_scale)
+        w = transformer.windows(batch, self.return_scale)
         actor, info = descend(
             self.lr * warmup(state.actor, self.warmup),
             state.actor,
@@ -82,16 +86,16 @@ class DT(Learner):
         )
         return State(actor), info
 
-    def begin(self, state: State, key: Key, greedy: bool) -> Context:
-        return begin(state.actor.net.body, self.context, self.target_return)
+    def begin(self, state: State, key: Key, greedy: bool) -> transformer.Context:
+        return transformer.begin(state.actor.net.body, self.context, self.target_return)
 
     def act(
-        self, state: State, memory: Context, obs: Array, last_reward: Array, key: Key, greedy: bool
-    ) -> tuple[Array, Context, Metrics]:
+        self, state: State, memory: transformer.Context, obs: Array, last_reward: Array, key: Key, greedy: bool
+    ) -> tuple[Array, transformer.Context, Metrics]:
         memory = memory.grown(obs, last_reward)
         a = state.actor(memory.windows(self.return_scale))[0, -1]
         return a, memory.acted(a), {"act/return_to_go": memory.return_to_go[-1]}
 
     def policy(self, state: State, obs: Array, key: Key, greedy: bool = False) -> Array:
         """The first action of an episode that begins at `obs`."""
-        return self.act(state, self.begin(state, key, greedy), obs, jnp.zeros(()), key, greedy)[0]
+        return transformer.first_action(self, state, obs, key, greedy)

@@ -27,22 +27,21 @@ import jax.numpy as jnp
 from jax.nn.initializers import orthogonal
 from jaxtyping import Array
 
-from segue import losses
+from segue import losses, transformer
 from segue.nets import Layer, TanhNormal
 from segue.optim import descend, lamb, trained, warmup
-from segue.transformer import LONGEST, Context, Transformer, Windows, begin, linear, transformer, windows
 from segue.types import Batch, Key, Learner, Metrics, Module, Spec, Trained, split
 
 
 class Actor(Module):
-    body: Transformer
+    body: transformer.Transformer
     mean: Layer
     log_std: Layer
 
-    def __call__(self, w: Windows, key: Key | None = None) -> TanhNormal:
+    def __call__(self, w: transformer.Windows, key: Key | None = None) -> TanhNormal:
         x = self.body(w, key)
-        log_std = -5 + 3.5 * (jnp.tanh(linear(self.log_std, x)) + 1)
-        return TanhNormal(linear(self.mean, x), jnp.exp(log_std))
+        log_std = -5 + 3.5 * (jnp.tanh(transformer.linear(self.log_std, x)) + 1)
+        return TanhNormal(transformer.linear(self.mean, x), jnp.exp(log_std))
 
 
 class State(Module):
@@ -72,16 +71,19 @@ class ODT(Learner):
     temperature_lr: float = 1e-4
     entropy_per_action: float = -1.0  # H̄ = this times the number of action dimensions
 
+    def __post_init__(self) -> None:
+        transformer.check_sizes(self)
+
     def init(self, key: Key, spec: Spec) -> State:
         k_body, k_mean, k_std = split(key, 3)
-        body = transformer(
+        body = transformer.init(
             k_body,
             spec,
             embed=self.embed,
             layers=self.layers,
             heads=self.heads,
             activation="relu",
-            times=(spec.horizon or LONGEST) + self.context if self.timed else 0,
+            times=transformer.table_of_times(spec, self.context) if self.timed else 0,
             dropout=self.dropout,
         )
         head = lambda k: Layer(orthogonal()(k, (self.embed, spec.act_dim)), jnp.zeros(spec.act_dim))
@@ -90,7 +92,7 @@ class ODT(Learner):
 
     def update(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         k_drop, k_sample = split(key)
-        w, weight = windows(batch, self.return_scale), jnp.exp(state.log_temperature.net)
+        w, weight = transformer.windows(batch, self.return_scale), jnp.exp(state.log_temperature.net)
 
         def objective(pi: Actor) -> losses.Loss:
             distribution = pi(w, k_drop)
@@ -108,13 +110,13 @@ class ODT(Learner):
         )
         return State(actor, log_temperature), p | t
 
-    def begin(self, state: State, key: Key, greedy: bool) -> Context:
+    def begin(self, state: State, key: Key, greedy: bool) -> transformer.Context:
         asked = self.target_return if greedy else self.explore_return
-        return begin(state.actor.net.body, self.context, asked)
+        return transformer.begin(state.actor.net.body, self.context, asked)
 
     def act(
-        self, state: State, memory: Context, obs: Array, last_reward: Array, key: Key, greedy: bool
-    ) -> tuple[Array, Context, Metrics]:
+        self, state: State, memory: transformer.Context, obs: Array, last_reward: Array, key: Key, greedy: bool
+    ) -> tuple[Array, transformer.Context, Metrics]:
         memory = memory.grown(obs, last_reward)
         distribution = state.actor(memory.windows(self.return_scale))
         a = (distribution.mode() if greedy else distribution.sample(key))[0, -1]
@@ -122,4 +124,4 @@ class ODT(Learner):
 
     def policy(self, state: State, obs: Array, key: Key, greedy: bool = False) -> Array:
         """The first action of an episode that begins at `obs`."""
-        return self.act(state, self.begin(state, key, greedy), obs, jnp.zeros(()), key, greedy)[0]
+        return transformer.first_action(self, state, obs, key, greedy)

@@ -1,4 +1,4 @@
-"""The dataset's episodes by their rows, or why they are not known."""
+"""Episodes by their rows: the dataset's, or why they are not known, and those of the interaction."""
 
 from __future__ import annotations
 
@@ -47,3 +47,15 @@ def episodes_of(store: Store, spec: Spec, who: str) -> Episodes:
             f"{who} needs whole episodes, and the dataset is one recording of {n} rows that reaches no end; {WAY_OUT}"
         )
     return Episodes(start, length, np.asarray(store.offline_mc, np.float64)[start])
+
+
+def online_episodes(store: Store) -> list[tuple[int, int]]:
+    """First row ever written and length of each closed episode that the ring still holds whole, the oldest first."""
+    ring = store.ring
+    written, size = int(ring.written), int(ring.size)
+    age = np.arange(written - size, written)
+    c = store.layout.columns(np.asarray(ring.rows)[age % ring.capacity])
+    begins = np.flatnonzero(c["step"] == 0)
+    ends = np.flatnonzero(np.maximum(c["terminal"], c["timeout"]))
+    ends = ends[ends >= begins.min(initial=size)]  # not of an episode whose first rows were overwritten
+    return [(int(age[a]), int(b - a + 1)) for a, b in zip(begins, ends, strict=False)]

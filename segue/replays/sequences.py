@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from segue.errors import ConfigError
-from segue.replays.episodes import episodes_of
+from segue.replays.episodes import episodes_of, online_episodes
 from segue.replays.uniform import uniform_below
 from segue.store import Store
 from segue.types import Key, Module, Replay, Spec
@@ -62,7 +62,10 @@ class Sequences(Replay):
         best = np.argsort(episodes.return_, kind="stable")[-self.buffer :]  # the worst of them first
         table = lambda values: jnp.zeros(self.buffer, jnp.int32).at[: len(best)].set(values[best].astype(np.int32))
         slot = jnp.int32(len(best) % self.buffer)
-        return Buffer(table(episodes.start), table(episodes.length), jnp.zeros(self.buffer, bool), slot)
+        rstate = Buffer(table(episodes.start), table(episodes.length), jnp.zeros(self.buffer, bool), slot)
+        for start, length in online_episodes(store):  # of earlier phases
+            rstate = self.close(rstate, start, length)
+        return rstate
 
     def close(self, rstate: Closed | Buffer, start: int, length: int) -> Closed | Buffer:
         if isinstance(rstate, Closed):
@@ -89,10 +92,7 @@ def _from_rows(closed: Closed, store: Store, key: Key, n: int, context: int) -> 
     row = first + jnp.arange(context)  # dataset first, then the ring from its oldest row on
     inside = row < jnp.where(first < offline, offline, offline + online)
     indices = jnp.where(row < offline, row, offline + (oldest + row - offline) % ring.capacity)
-    c = store.layout.columns(
-        jnp.where((row < offline)[..., None], store.offline[jnp.clip(row, 0, store.offline.shape[0] - 1)],
-                  ring.rows[(oldest + row - offline) % ring.capacity])
-    )  # fmt: skip
+    c = store.layout.columns(store.packed(indices))
     ended = jnp.cumsum(jnp.maximum(c["terminal"], c["timeout"]), -1)  # counts the row itself
     before = jnp.pad(ended, ((0, 0), (1, 0)))[:, :-1]
     return jnp.where(inside & (before == 0), indices, -1)

@@ -34,9 +34,7 @@ from segue.runs.group import cores
 
 LIMIT = 256 * 2**20  # bytes of all entries; the oldest go first
 YOUNG = 600.0  # seconds in which a process has surely locked the folder that it made
-MAPPINGS = (
-    40_000  # of the 65,530 that Linux grants a process; a program holds up to 800, and LLVM aborts for want of one
-)
+MAPPINGS = 40_000  # of the 65,530 that Linux grants a process; a program holds up to 800, and LLVM aborts without
 ENTRIES, OWN, LOCK = "*-cache", ".own-", "lock"
 ZSTANDARD = b"\x28\xb5\x2f\xfd"
 OPTIONS = {

@@ -71,21 +71,19 @@ class Display:
             parts.append(f"{clock((phase.steps - state.step) / rate)} left in this phase")
         if self.score is not None:
             parts.append(f"score {self.score:.1f}")
-        line = f"{self.label}  " + "  ".join(parts)
-        if self.live:
-            print(f"\r\x1b[2K{line}", end="", file=self.stream, flush=True)
-        else:
-            print(line, file=self.stream, flush=True)
+        self._redraw("  ".join(parts))
 
     def _progress(self, text: str) -> None:
-        """How far something long is within one step; redrawn."""
+        """How far something long is within one step."""
         now = time.monotonic()
         if now - self.shown >= (0.2 if self.live else self.every):
             self.shown = now
-            line = f"{self.label}  {text}"
-            print(
-                f"\r\x1b[2K{line}" if self.live else line, end="" if self.live else "\n", file=self.stream, flush=True
-            )
+            self._redraw(text)
+
+    def _redraw(self, text: str) -> None:
+        """In the place of the last such line where the terminal allows it."""
+        begin, end = ("\r\x1b[2K", "") if self.live else ("", "\n")
+        print(f"{begin}{self.label}  {text}", end=end, file=self.stream, flush=True)
 
     def close(self) -> None:
         if self.live:

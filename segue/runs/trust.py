@@ -10,6 +10,8 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from typing import Any
 
 from segue.errors import ConfigError
@@ -20,15 +22,14 @@ def _secret() -> bytes:
     file = cache_root() / "secret"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".secret.{os.getpid()}")
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as f:
-            f.write(secrets.token_bytes(32))
+        handle, temporary = tempfile.mkstemp(prefix=".secret.", dir=file.parent)  # readable by this user alone
         try:
-            os.link(temporary, file)  # the first of several processes wins
-        except FileExistsError:
-            pass
+            with open(handle, "wb") as f:
+                f.write(secrets.token_bytes(32))
+            with suppress(FileExistsError):
+                os.link(temporary, file)  # the first of several processes wins
         finally:
-            temporary.unlink()
+            os.unlink(temporary)
     return file.read_bytes()
 
 
