@@ -107,8 +107,8 @@ def init(key: Key, spec: Spec, settings: Models) -> Dynamics:
     k_net, k_end = split(key)
     ensemble = Ensemble(
         _truncated(k_net, (d_in, *settings.hidden, 2 * d_out), settings.members),
-        jnp.full((settings.members, d_out), -10.0),
-        jnp.full((settings.members, d_out), 0.5),
+        -10.0 * jnp.ones((settings.members, d_out)),
+        0.5 * jnp.ones((settings.members, d_out)),
     )
     scale = Scale(
         jnp.zeros(d_in), jnp.ones(d_in), jnp.zeros(spec.obs_dim), jnp.zeros(spec.obs_dim), jnp.ones(()), jnp.ones(())
@@ -175,24 +175,33 @@ def begin_fit(dynamics: Dynamics, rows: Rows, key: Key) -> Dynamics:
     if int(dynamics.rows) < 0:
         scale = _measure(rows, jax.random.fold_in(key, 3))
     else:  # trained models are the first to beat
-        error = _errors(ensemble, scale, rows.at(_held_rows(rows, jax.random.fold_in(key, 2))))
+        error = _errors(ensemble, scale, rows, _held_rows(rows, jax.random.fold_in(key, 2)))
     fit = Fit(zero, zero, zero, jax.tree.map(jnp.copy, ensemble), error)
     return replace(dynamics, ensemble=trained(ensemble), scale=scale, fit=fit, rows=jnp.asarray(seen(rows), jnp.int32))
 
 
 def _measure(rows: Rows, key: Key) -> Scale:
     """Of the rows that models may learn from; the range of s is that of all of them."""
-    indices = rows.indices(key, min(_bootstrapped(rows), 1_000_000))
-    batch = rows.at(indices[np.flatnonzero(~np.asarray(held_out(indices, rows.store.size)))])
+    indices, held = _draw(rows, key, min(_bootstrapped(rows), 1_000_000))
+    return _moments(rows, indices[~held])
+
+
+@jax.jit
+def _moments(rows: Rows, indices: Int[Array, " n"]) -> Scale:
+    batch = rows.at(indices)
     x, target = jnp.concatenate([batch.obs, batch.action], -1), _target(batch)
     std = x.std(0)
-    layout, ring = rows.store.layout, rows.store.ring
-    held = [rows.store.offline[: rows.store.size_offline], ring.rows[: int(ring.size)]]
-    c = layout.columns(jnp.concatenate(held))
-    both = jnp.concatenate([c["obs"], c["next_obs"]])
-    variance = target.var(0).mean() + 1e-12
+    store, ring = rows.store, rows.store.ring
+    written = jnp.arange(store.size_offline + ring.capacity) < store.size
+    c = store.layout.columns(jnp.concatenate([store.offline[: store.size_offline], ring.rows]))
+    both, written = jnp.concatenate([c["obs"], c["next_obs"]]), jnp.tile(written, 2)[:, None]
     return Scale(
-        x.mean(0), jnp.where(std < 1e-12, 1.0, std), both.min(0), both.max(0), variance, (target**2).mean() + 1e-12
+        mean=x.mean(0),
+        std=jnp.where(std < 1e-12, 1.0, std),
+        low=jnp.where(written, both, jnp.inf).min(0),
+        high=jnp.where(written, both, -jnp.inf).max(0),
+        variance=target.var(0).mean() + 1e-12,
+        square=(target**2).mean() + 1e-12,
     )
 
 
@@ -249,10 +258,23 @@ def _of_all(ensemble: Ensemble, scale: Scale, obs: Array, action: Array) -> tupl
 
 
 @jax.jit
-def _errors(ensemble: Ensemble, scale: Scale, batch: Batch) -> Float[Array, " E"]:
-    """Mean squared error of each member's mean."""
+def _errors(ensemble: Ensemble, scale: Scale, rows: Rows, indices: Int[Array, " n"]) -> Float[Array, " E"]:
+    """Mean squared error of each member's mean on these rows."""
+    batch = rows.at(indices)
     mean, _ = _of_all(ensemble, scale, batch.obs, batch.action)
     return ((mean - _target(batch)) ** 2).mean((1, 2))
+
+
+def _draw(rows: Rows, key: Key, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """`n` row numbers as the replay draws them, and which of them are held out."""
+    drawn = _drawn(rows, key, n)
+    return np.asarray(drawn[0]), np.asarray(drawn[1])
+
+
+@partial(jax.jit, static_argnames="n")
+def _drawn(rows: Rows, key: Key, n: int) -> tuple[Array, Array]:
+    indices = rows.indices(key, n)
+    return indices, held_out(indices, rows.store.size)
 
 
 def _held_rows(rows: Rows, key: Key) -> Int[Array, " H"]:
@@ -261,9 +283,8 @@ def _held_rows(rows: Rows, key: Key) -> Int[Array, " H"]:
     wanted = max(1, min(HOLDOUT, int(HOLDOUT_SHARE * size)))
     found: list[np.ndarray] = []
     for i in range(100):
-        drawn = rows.indices(jax.random.fold_in(key, i), n)
-        drawn = np.asarray(drawn)[np.asarray(held_out(drawn, size))]
-        found.append(drawn)
+        drawn, held = _draw(rows, jax.random.fold_in(key, i), n)
+        found.append(drawn[held])
         if sum(map(len, found)) >= wanted:
             break
     held = np.concatenate(found)
@@ -296,21 +317,27 @@ def fit_piece(dynamics: Dynamics, rows: Rows, key: Key, settings: Models) -> Pie
         return Piece(replace(dynamics, fit=replace(fit, batch=fit.batch + count)), False, {}, text)
 
     held = _held_rows(rows, jax.random.fold_in(key, 2))
-    error = _errors(dynamics.ensemble.net, dynamics.scale, rows.at(held))
+    error = _errors(dynamics.ensemble.net, dynamics.scale, rows, held)
     _check(np.asarray(error), float(dynamics.scale.square), epoch + 1)
-    better = (error < (1 - IMPROVEMENT) * fit.error) | (fit.error < 0)
-    pick = lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-    fit = Fit(
-        fit.epoch + 1,
-        jnp.zeros_like(fit.batch),
-        jnp.where(better.any(), 0, fit.stale + 1),
-        jax.tree.map(pick, dynamics.ensemble.net, fit.best),
-        jnp.where(better, error, fit.error),
-    )
+    fit = _epoch_over(fit, dynamics.ensemble.net, error)
     done = int(fit.stale) >= settings.patience or int(fit.epoch) == settings.max_epochs
     metrics = {"model/nll": float(loss), "model/holdout": float(error.mean()), "model/epoch": float(fit.epoch)}
     text = f"models, epoch {epoch + 1}: hold-out error {float(error.mean()):.3g}, {int(fit.stale)} without progress"
     return Piece(replace(dynamics, fit=fit), done, metrics, text)
+
+
+@jax.jit
+def _epoch_over(fit: Fit, ensemble: Ensemble, error: Float[Array, " E"]) -> Fit:
+    """The next epoch, every member's best so far kept."""
+    better = (error < (1 - IMPROVEMENT) * fit.error) | (fit.error < 0)
+    pick = lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    return Fit(
+        epoch=fit.epoch + 1,
+        batch=jnp.zeros_like(fit.batch),
+        stale=jnp.where(better.any(), 0, fit.stale + 1),
+        best=jax.tree.map(pick, ensemble, fit.best),
+        error=jnp.where(better, error, fit.error),
+    )
 
 
 def _check(error: np.ndarray, square: float, epoch: int) -> None:

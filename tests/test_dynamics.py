@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +11,17 @@ import numpy as np
 import pytest
 import zoo
 
+import segue.tasks.point_wall
 from segue import dynamics, losses, tasks
 from segue.dynamics import Models
 from segue.errors import ConfigError, Diverged
-from segue.learners import MOPO
-from segue.phases import Settings, run, start
+from segue.learners import MOPO, SAC
+from segue.phases import Phase, Settings, run, start
 from segue.recipes import phases_of
 from segue.replays import Decaying, Uniform
 from segue.store import Affine, Layout, Rows, make_store
 from segue.tasks.dataset import dataset_from_arrays
+from segue.tasks.point_wall import GOAL, RADII, REACH, X_RANGE, Y_RANGE, PointWall
 from segue.types import Spec, core
 
 KEY = jax.random.key(0)
@@ -178,8 +181,17 @@ def test_elites_have_the_smallest_errors_and_every_member_its_best(fitted):
     error = np.asarray(models.fit.error)
     assert set(np.asarray(models.elites).tolist()) == set(np.argsort(error)[: MODELS.elites].tolist())
     held = dynamics._held_rows(rows, jax.random.fold_in(KEY, 2))
-    again = dynamics._errors(models.ensemble.net, models.scale, rows.at(held))
+    again = dynamics._errors(models.ensemble.net, models.scale, rows, held)
     np.testing.assert_allclose(again, error, rtol=1e-5)
+
+
+def test_a_training_compiles_once():
+    """Pieces and epochs, a first training and a second one: all the same program."""
+    settings = dataclasses.replace(MODELS, hidden=(9,), max_epochs=2, batch_size=16)  # of no other test
+    rows, before = rows_of(linear(2000)), dynamics._learn._cache_size()
+    models, _ = train(rows, settings)
+    train(rows, settings, jax.random.key(1), models)
+    assert dynamics._learn._cache_size() == before + 1
 
 
 def test_training_stops_when_no_member_improves():
@@ -465,3 +477,41 @@ def test_a_decay_that_never_ends_or_never_starts_is_refused():
     for kwargs in ({"alpha": 0.0}, {"epoch": 0}):
         with pytest.raises(ConfigError, match="Decaying"):
             Decaying(**kwargs)
+
+
+# ------------------------------------------------------------------------------------------------------------- learning
+
+
+class Open(PointWall):
+    """The point mass without its wall, paid by the distance to the goal."""
+
+    def step(self, action):
+        step = super().step(action)
+        return step._replace(reward=-math.hypot(*(step.obs - GOAL)))
+
+
+def moves(n: int = 4000):
+    """Uniform actions at uniform places."""
+    rng, (low, high) = np.random.default_rng(0), zip(X_RANGE, Y_RANGE, strict=True)
+    obs, action = rng.uniform(low, high, (n, 2)), rng.uniform(-1, 1, (n, 2))
+    next_obs = np.clip(obs + REACH * action, low, high)
+    distance = np.hypot(*(next_obs - GOAL).T)
+    near = distance < RADII["point-wall"]
+    columns = dict(obs=obs, action=action, reward=-distance, next_obs=next_obs, terminal=near, timeout=~near)
+    return dataset_from_arrays(columns, "open")
+
+
+@pytest.mark.slow
+def test_mopo_finds_the_goal_by_imagined_rows_alone(monkeypatch):
+    """At most 1 of 10 greedy episodes misses it. The straight way takes 29 steps, the data's policy none there."""
+    monkeypatch.setattr(segue.tasks.point_wall, "crosses_wall", lambda *_: False)
+    task = dataclasses.replace(tasks.get("point-wall"), make_env=Open, load_dataset=moves)
+    sac = SAC(hidden=(64, 64), lr=1e-3, discount=0.9, target_rate=0.02, entropy_per_action=-2.0)
+    models = Models(members=3, elites=2, hidden=(64, 64), max_epochs=120)
+    learner = MOPO(sac, starts=1000, real_share=0.0, models=models)
+    phases = (Phase("offline", learner, 5000, refit_every=250),)
+    state, fixed = start(0, phases, task.spec, task.dataset)
+    found = [row for _, rows in run(phases, task, state, fixed, Settings(eval_every=1000)) for row in rows]
+    last = [row for row in found if row["kind"] == "evaluation" and row["mode"] == "greedy"][-1]
+    assert last["extras"]["success"] >= 0.9
+    assert last["length"] < 70

@@ -296,28 +296,34 @@ def test_cuts_within_an_online_training_of_models(tmp_path, monkeypatch):
     """Models are trained at steps 60 and 120 of the interaction, in pieces, between any two of which a run may end."""
     learner = dataclasses.replace(zoo.mopo, retrain_every=60)
     phases = two_phases(learner, online=150, refit_every=60, replay=Decaying())
-    pieces = []  # questions asked between two pieces of one training online
     original = segue.dynamics.fit_piece
-    stop = StopAt()
 
-    def fit_piece(models, rows, key, settings):
-        piece = original(models, rows, key, settings)
-        if int(models.rows) > rows.store.size_offline and not piece.done:
-            pieces.append(stop.asked + 1)
-        return piece
+    def until(n):
+        """Asks to stop after the n-th piece online that does not end its training; counts them."""
+        stop = StopAt()
+        stop.pieces = 0
 
-    with monkeypatch.context() as m:
-        m.setattr(segue.dynamics, "fit_piece", fit_piece)
-        state, finished = go(new_run(tmp_path / "uncut", phases), stop)
+        def fit_piece(models, rows, key, settings):
+            piece = original(models, rows, key, settings)
+            if int(models.rows) > rows.store.size_offline and not piece.done:
+                stop.pieces += 1
+                stop.n = 0 if stop.pieces == n else stop.n
+            return piece
+
+        monkeypatch.setattr(segue.dynamics, "fit_piece", fit_piece)
+        return stop
+
+    stop = until(None)
+    state, finished = go(new_run(tmp_path / "uncut", phases), stop)
     assert finished
     uncut = fingerprint(tmp_path / "uncut", state)
-    assert len(pieces) >= 6
-    for n in (pieces[0], pieces[len(pieces) // 2], pieces[-1]):
+    assert stop.pieces >= 6
+    for n in (1, stop.pieces // 2, stop.pieces):
         folder = tmp_path / f"cut-{n}"
-        state, finished = go(new_run(folder, phases), StopAt(n))
+        state, finished = go(new_run(folder, phases), until(n))
         assert not finished
-        assert state.piece > 0
-        assert state.phase == 1
+        assert (state.phase, state.piece > 0) == (1, True)
+        monkeypatch.setattr(segue.dynamics, "fit_piece", original)
         assert fingerprint(folder, finish(folder)) == uncut
 
 

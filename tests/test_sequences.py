@@ -14,7 +14,7 @@ from zoo import SPEC, batch_for, bc, close, dt, handover, iql, make_batch, mopo,
 
 from segue import losses, recipes, transformer
 from segue.errors import ConfigError, DataError
-from segue.learners import DT, ODT, Hold, Standardise
+from segue.learners import BC, DT, ODT, Hold, Standardise
 from segue.optim import adamw, descend, lamb, trained, warmup
 from segue.phases import Phase, Settings, run, start
 from segue.presets import dt as dt_presets
@@ -22,6 +22,7 @@ from segue.presets import odt as odt_presets
 from segue.replays import Best, Sequences, Uniform
 from segue.store import Affine, Rows, Store, close_episode, make_store, with_returns
 from segue.tasks import get
+from segue.tasks.dataset import dataset_from_arrays
 from segue.transformer import Windows, windows
 from segue.transitions import Carry
 from segue.types import replace as exchange
@@ -782,3 +783,27 @@ def greedy_scores(phases, data=None, every=400):
 def test_dt_clones_the_detours():
     learner = Standardise(DT(target_return=1.0, return_scale=1.0, embed=32, layers=2, dropout=0.0, lr=3e-3, warmup=50))
     assert greedy_scores((Phase("offline", learner, 400, replay=Sequences(20), batch_size=64),))[-1] >= 80
+
+
+@pytest.mark.slow
+def test_odt_clones_the_detours():
+    """In its mode; its samples go astray here, where half of the data's actions lie at the box."""
+    small = dict(embed=32, layers=2, dropout=0.0, lr=3e-3, warmup=50, context=20, temperature_lr=1e-2)
+    learner = Standardise(ODT(target_return=1.0, explore_return=1.0, return_scale=1.0, **small))
+    assert greedy_scores((Phase("offline", learner, 1000, replay=Sequences(20), batch_size=64),), every=1000)[-1] >= 80
+
+
+def with_strays():
+    """The 100 detours behind 900 unpaid episodes at the same places whose actions turn away (rows to clone alone)."""
+    d = TASK.dataset
+    stray = dict(obs=d.obs, action=-d.action, next_obs=d.next_obs, reward=0 * d.reward)
+    stray |= dict(terminal=0 * d.terminal, timeout=np.maximum(d.terminal, d.timeout))
+    return dataset_from_arrays({k: np.concatenate([*[v] * 9, getattr(d, k)]) for k, v in stray.items()}, "strays")
+
+
+@pytest.mark.slow
+def test_bc10_clones_the_tenth_that_arrives():
+    """Where nine episodes in ten lead astray the whole of the data teaches the wrong way, the best tenth the way."""
+    phase = Phase("offline", BC(lr=1e-3), 3000, replay=Best(0.1))
+    assert greedy_scores((phase,), with_strays(), every=3000)[-1] >= 80
+    assert greedy_scores((replace(phase, replay=Uniform()),), with_strays(), every=3000)[-1] <= 20
