@@ -119,6 +119,7 @@ def test_door_refuses_spaces(space, words):
         ((np.zeros(4), 0.0, False, False, {}), r"shape \(4,\), and its space says \(3,\)"),
         (("three", 0.0, False, False, {}), "is str"),
         ((np.zeros(3), np.nan, False, False, {}), "the reward is nan"),
+        ((np.zeros(3), -1e39, False, False, {}), r"the reward is -1e\+39, not a finite number in float32"),
         ((np.zeros(3), None, False, False, {}), "the reward is NoneType, not a number"),
         ((np.zeros(3), 0.0, np.zeros(2), False, {}), "single booleans"),
         ((np.zeros(3), 0.0, False, False, None), "info is NoneType"),
@@ -131,6 +132,34 @@ def test_door_reports_faults(result, words):
     with pytest.raises(EnvironmentFault, match=words) as error:
         env.step(np.zeros(2))
     assert str(error.value).startswith("faulty")
+
+
+@pytest.mark.parametrize(
+    ("episode", "kept"),
+    [
+        ({"r": np.array([2.5], np.float32), "l": np.int64(7), "success": True}, {"r": 2.5, "l": 7.0, "success": 1.0}),
+        (
+            {"a": "far", "b": np.nan, "c": np.inf, "d": None, "e": 10**400, "f": [[1], [2, 3]], "g": 1j, 3: 4, "h": 5},
+            {"h": 5},
+        ),
+        (3, {}),
+        (None, {}),
+        ("r", {}),
+    ],
+)
+def test_door_keeps_finite_numbers_of_an_episode(episode, kept):
+    step = Environment(Fake((np.zeros(3), 0.0, True, False, {"episode": episode, "a": 1})), "fake").step(np.zeros(2))
+    assert step.info == {"episode": kept, "a": 1}
+    assert all(type(value) is float for value in step.info["episode"].values())
+
+
+def test_door_reads_what_gymnasium_records():
+    env = Environment(gymnasium.wrappers.RecordEpisodeStatistics(gymnasium.make("Pendulum-v1")), "pendulum")
+    env.reset(0)
+    steps = [env.step(np.zeros(1)) for _ in range(200)]
+    assert steps[-1].info["episode"].keys() == {"r", "l", "t"}
+    assert steps[-1].info["episode"]["l"] == 200
+    assert steps[-1].info["episode"]["r"] == pytest.approx(sum(s.reward for s in steps), rel=1e-5)
 
 
 def test_door_on_reset_and_on_bad_actions():

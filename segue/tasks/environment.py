@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,11 @@ if TYPE_CHECKING:
     import gymnasium
 
 
+LARGEST_REWARD = float(np.finfo(np.float32).max)  # the store holds float32
+
+
 class Step(NamedTuple):
-    """What one environment step gives. ``info["episode"]``, where present, holds floats about the episode it ends."""
+    """What one environment step gives. ``info["episode"]``, where present, holds finite floats about the episode."""
 
     obs: np.ndarray  # [obs_dim] float32, a copy
     reward: float
@@ -95,14 +99,16 @@ class Environment:
             reward = float(reward)
         except (TypeError, ValueError) as error:
             raise EnvironmentFault(f"{self.name}: the reward is {_what(reward)}, not a number") from error
-        if not math.isfinite(reward):
-            raise EnvironmentFault(f"{self.name}: the reward is {reward}")
+        if not abs(reward) <= LARGEST_REWARD:  # false of NaN too
+            raise EnvironmentFault(f"{self.name}: the reward is {reward}, not a finite number in float32")
         try:
             terminal, cut = bool(terminated), bool(truncated)
         except ValueError as error:  # an array of several flags
             raise EnvironmentFault(f"{self.name}: terminated and truncated must be single booleans") from error
         if not isinstance(info, dict):
             raise EnvironmentFault(f"{self.name}: info is {_what(info)}, not a dictionary")
+        if "episode" in info:
+            info = info | {"episode": _numbers(info["episode"])}
         return Step(obs, reward, terminal, cut and not terminal, info)
 
     def close(self) -> None:
@@ -135,6 +141,19 @@ class Environment:
                 f"and its space says {self._shapes[key]}"
             )
         return part.ravel()
+
+
+def _numbers(episode: Any) -> dict[str, float]:
+    """The finite numbers of a mapping by name, arrays of one included; others may put anything under "episode"."""
+    kept = {}
+    for name, value in episode.items() if isinstance(episode, Mapping) else ():
+        try:
+            array = np.asarray(value)
+        except Exception:  # whatever the environment's own types raise
+            continue
+        if isinstance(name, str) and array.size == 1 and array.dtype.kind in "biuf" and np.isfinite(array).all():
+            kept[name] = float(array.item())
+    return kept
 
 
 def _what(value: Any) -> str:
