@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,17 @@ from segue.recipes import RECIPES
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_method_reference_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("methods", ROOT / "tools" / "methods.py")
+def tool(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    methods = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(methods)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_method_reference_is_up_to_date() -> None:
+    methods = tool("methods")
     written = (ROOT / "docs" / "methods.md").read_text()
     assert written == methods.render(), "run: python tools/methods.py"
 
@@ -28,8 +34,28 @@ def test_readme_names_every_method() -> None:
     assert all(f"`{name}`" in readme for name in RECIPES)
 
 
-@pytest.mark.parametrize("page", ["README.md", *sorted(p.name for p in (ROOT / "docs").glob("*.md"))])
+def test_the_verdict_on_hopper_is_what_the_runs_say() -> None:
+    finding, data = tool("finding"), ROOT / "docs" / "results" / "data" / "hopper"
+    text = (ROOT / "docs" / "results" / "hopper.md").read_text()
+    table = [line for line in finding.markdown(data, ["direct", "pex"]).splitlines() if line.startswith("| ")]
+    assert all(line in text for line in table)
+    runs = {arm: [finding.summarise(r) for r in finding.records(data, arm)] for arm in ("direct", "pex")}
+    verdict = " ".join(text.split())
+    for arm, name in (("direct", "direct"), ("pex", "PEX")):
+        best = [s.best_score for s in runs[arm]]
+        assert f"{name} peaks at {min(best):.1f} to {max(best):.1f}" in verdict
+    falls = [s.offline_score - s.handover_score for s in runs["pex"]]
+    below = [x for x in falls if x > 0]
+    assert f"lower on four seeds of five (by {min(below):.1f} to {max(below):.1f} points), higher on seed 1" in verdict
+    assert [x < 0 for x in falls] == [False, True, False, False, False]
+    assert [s.steps_to_recover for s in runs["pex"]] == [10_000, 15_000, 10_000, 15_000, 20_000]
+    assert [s.steps_to_recover for s in runs["direct"]] == [40_000, 10_000, 15_000, 30_000, 0]
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))]
+)
 def test_links_lead_somewhere(page: str) -> None:
-    path = ROOT / page if page == "README.md" else ROOT / "docs" / page
+    path = ROOT / page
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
         assert (path.parent / target).exists(), f"{page}: {target}"
