@@ -39,3 +39,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def within(owner: object, **intervals: str) -> None:
+    """Raises `ConfigError` unless each named field of `owner` lies in its interval, ``"[0, 1)"``.
+
+    Of a tuple each item must lie there. None passes: a field that may be None says what that means.
+    """
+    for name, interval in intervals.items():
+        low, high = map(float, interval[1:-1].split(","))
+        value = getattr(owner, name)
+        for x in value if isinstance(value, tuple | list) else (value,):
+            inside = x is None or (isinstance(x, int | float) and low <= x <= high)
+            if not inside or (interval[0] == "(" and x == low) or (interval[-1] == ")" and x == high):
+                raise ConfigError(f"{type(owner).__name__}.{name} lies in {interval}, not {value!r}")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from segue.errors import ConfigError, within
 from segue.types import Key, Metrics
 
 Loss = tuple[Float[Array, ""], Metrics]
@@ -119,9 +120,12 @@ class RandomMin:
 
     m: int = 2
 
+    def __post_init__(self) -> None:
+        within(self, m="[1, inf)")
+
     def __call__(self, q: Array, key: Key) -> Array:
-        if not 1 <= self.m <= q.shape[0]:
-            raise ValueError(f"RandomMin(m={self.m}) of {q.shape[0]} critics: m must lie in 1..{q.shape[0]}")
+        if self.m > q.shape[0]:
+            raise ConfigError(f"RandomMin(m={self.m}) of {q.shape[0]} critics: m lies in 1..{q.shape[0]}")
         return q[jax.random.permutation(key, q.shape[0])[: self.m]].min(0)
 
 
@@ -138,6 +142,9 @@ class MeanMinusStd:
     """Mean minus `beta` standard deviations (ddof 0; UPQ)."""
 
     beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        within(self, beta="(-inf, inf)")
 
     def __call__(self, q: Array, key: Key) -> Array:
         return q.mean(0) - self.beta * q.std(0)
@@ -161,7 +168,7 @@ class Own:
 
 def _pair_min(q: Array) -> Array:
     if q.shape[0] % 2:
-        raise ValueError(f"pairs need an even number of critics, not {q.shape[0]}")
+        raise ConfigError(f"pairs need an even number of critics, not {q.shape[0]}")
     return q.reshape(-1, 2, *q.shape[1:]).min(1)  # [E / 2, B]
 
 

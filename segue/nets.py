@@ -22,6 +22,7 @@ from jax import lax
 from jax.nn.initializers import orthogonal
 from jaxtyping import Array, Float
 
+from segue.errors import ConfigError
 from segue.types import Key, Module, Spec, split
 
 Head = Literal["gaussian", "squashed", "deterministic"]
@@ -383,4 +384,4 @@ def actor(key: Key, spec: Spec, hidden: Sequence[int], head: Head, dropout: floa
         return GaussianActor(net, jnp.zeros(spec.act_dim))
     if head == "deterministic":
         return DeterministicActor(net)
-    raise ValueError(f"head must be 'gaussian', 'squashed' or 'deterministic', not {head!r}")
+    raise ConfigError(f"head must be 'gaussian', 'squashed' or 'deterministic', not {head!r}")

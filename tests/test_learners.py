@@ -1,6 +1,6 @@
 """Laws that every learner keeps, and the sharper ones of each."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache, partial
 
 import jax
@@ -28,8 +28,8 @@ from zoo import (
 
 from segue import losses
 from segue import types as segue_types
-from segue.errors import HandoverError
-from segue.learners import BC, IQL, PEX, Expand, Hold
+from segue.errors import ConfigError, HandoverError
+from segue.learners import BC, IQL, PEX, SAC, TD3, Expand, Hold
 from segue.types import Trained, core, split, with_core
 
 KEY = jax.random.key(5)
@@ -201,7 +201,7 @@ def test_targets_move_by_exactly_the_rate(name):
         close(after[n], expected, rtol=1e-6, atol=1e-7)
 
 
-still = replace(redq, lr=0.0)
+still = replace(redq, lr=1e-60)  # 0 in float32
 
 
 def test_targets_move_with_every_critic_step():
@@ -403,6 +403,48 @@ def test_aggregations_reach_the_loss():
     b, _ = step_of(replace(sac, backup=losses.Mean()))(state_of(sac), batch_for(sac), KEY)
     assert not same(a.critic, b.critic)
     assert same(a.log_alpha, b.log_alpha)
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "value", "interval"),
+    [
+        (BC, "dropout", 1.0, "[0, 1)"),
+        (BC, "discount", 1.01, "[0, 1]"),
+        (IQL, "expectile", 5, "(0, 1)"),
+        (IQL, "expectile", 1.0, "(0, 1)"),
+        (IQL, "beta", -1.0, "[0, inf)"),
+        (IQL, "beta", float("inf"), "[0, inf)"),
+        (IQL, "target_rate", -1.0, "(0, 1]"),
+        (IQL, "target_rate", 0.0, "(0, 1]"),
+        (IQL, "actor_decay", 0, "[1, inf)"),
+        (IQL, "hidden", (16, 0), "[1, inf)"),
+        (IQL, "hidden", [0], "[1, inf)"),
+        (IQL, "lr", "fast", "(0, inf)"),
+        (SAC, "lr", 0.0, "(0, inf)"),
+        (SAC, "n_critics", 0, "[1, inf)"),
+        (SAC, "critic_updates", 0, "[1, inf)"),
+        (TD3, "delay", 0, "[1, inf)"),
+        (TD3, "exploration", -0.1, "[0, inf)"),
+        (partial(PEX, iql), "inv_temperature", -1.0, "[0, inf)"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(cls, field, value, interval):
+    with pytest.raises(ConfigError) as error:
+        cls(**{field: value})
+    assert f".{field} lies in {interval}, not {value!r}" in str(error.value)
+
+
+@pytest.mark.parametrize("learner", [bc, iql, sac, td3, PEX(iql)], ids=lambda x: type(x).__name__)
+def test_no_number_of_a_learner_may_be_nan(learner):
+    for field in fields(learner):
+        if type(getattr(learner, field.name)) in (int, float):
+            with pytest.raises(ConfigError, match=f"{type(learner).__name__}.{field.name} lies in"):
+                replace(learner, **{field.name: float("nan")})
+
+
+def test_the_closed_ends_of_a_range_are_taken():
+    assert IQL(beta=0.0, discount=1.0, target_rate=1.0, dropout=0.0, hidden=(), actor_decay=None)
+    assert TD3(discount=0.0, noise_limit=float("inf"), exploration=0.0)
 
 
 def test_learners_are_values():

@@ -12,6 +12,7 @@ from scipy.stats import norm
 from zoo import HIDDEN, SPEC, close
 
 from segue import nets
+from segue.errors import ConfigError
 from segue.nets import Deterministic, Normal, TanhNormal, gradients, log_det_tanh, mlp
 
 # ------------------------------------------------------------------------------------------------- fast gradient form
@@ -181,7 +182,7 @@ def test_first_actions_lie_near_the_middle():
 
 
 def test_unknown_head_is_named():
-    with pytest.raises(ValueError, match="'gausian'"):
+    with pytest.raises(ConfigError, match="'gausian'"):
         nets.actor(jax.random.key(0), SPEC, HIDDEN, "gausian")
 
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 from jaxtyping import Array
 
 from segue import losses, nets
+from segue.errors import within
 from segue.optim import descend, trained
 from segue.types import Batch, Key, Learner, Metrics, Module, Spec, Trained
 
@@ -30,6 +31,9 @@ class BC(Learner):
     head: nets.StochasticHead = "gaussian"  # "gaussian": tanh mean, free std; "squashed": tanh of a Gaussian
     hidden: tuple[int, ...] = (256, 256)
     dropout: float = 0.0  # of the actor, in its loss only
+
+    def __post_init__(self) -> None:
+        within(self, lr="(0, inf)", discount="[0, 1]", hidden="[1, inf)", dropout="[0, 1)")
 
     def init(self, key: Key, spec: Spec) -> State:
         return State(trained(nets.actor(key, spec, self.hidden, self.head, self.dropout)))

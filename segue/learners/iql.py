@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from segue import losses, nets
+from segue.errors import within
 from segue.optim import cosine, descend, polyak, trained
 from segue.types import Batch, Key, Learner, Metrics, Module, Spec, Trained, split
 
@@ -49,6 +50,10 @@ class IQL(Learner):
     head: nets.StochasticHead = "gaussian"  # "gaussian": tanh mean, free std; "squashed": tanh of a Gaussian
     hidden: tuple[int, ...] = (256, 256)
     dropout: float = 0.0  # of the actor, in its loss only
+
+    def __post_init__(self) -> None:
+        within(self, expectile="(0, 1)", beta="[0, inf)", discount="[0, 1]", target_rate="(0, 1]", lr="(0, inf)")
+        within(self, actor_decay="[1, inf)", hidden="[1, inf)", dropout="[0, 1)")
 
     def init(self, key: Key, spec: Spec) -> State:
         k_pi, k_q, k_v = split(key, 3)

@@ -8,9 +8,8 @@ A base that imitates actions (IQL) learns π_θ from the set's own proposals; an
 
 Departures: greedy evaluation takes the best proposal's mode, where the released code stays 10 % random twice; a batch
 is proposed for before the update's own steps and judged by the target critic from before its Polyak step, where the
-released code does both after them; stored actions are clipped
-to the box. Frozen members act by their mode, as released; the paper's equation samples them (`sample_frozen`). The
-paper's Algorithm 1 lets the base imitate the data's actions (`imitate="data"`).
+released code does both after them; stored actions are clipped to the box. Frozen members act by their mode, as the
+released ones; the paper's equation samples them (`sample_frozen`). Algorithm 1 imitates the data (`imitate="data"`).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from segue import nets
-from segue.errors import HandoverError
+from segue.errors import HandoverError, within
 from segue.transitions import draw, inherit, note, retrace, wrapper
 from segue.types import (
     Batch,
@@ -53,6 +52,9 @@ class PEX(Wrapper):
     inv_temperature: float = 10.0  # 1/α: 0 chooses uniformly, large takes the best proposal
     imitate: Literal["composite", "data"] = "composite"  # what an imitating base learns from
     sample_frozen: bool = False  # frozen members propose samples instead of modes
+
+    def __post_init__(self) -> None:
+        within(self, inv_temperature="[0, inf)")
 
     def init(self, key: Key, spec: Spec) -> State:
         base = self.base.init(key, spec)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from segue import losses, nets
-from segue.errors import ConfigError
+from segue.errors import within
 from segue.optim import descend, polyak, trained
 from segue.types import Batch, Key, Learner, Metrics, Module, Spec, Trained, split
 
@@ -48,8 +48,8 @@ class SAC(Learner):
     hidden: tuple[int, ...] = (256, 256)
 
     def __post_init__(self) -> None:
-        if self.n_critics < 1 or self.critic_updates < 1:
-            raise ConfigError("SAC: n_critics and critic_updates must be at least 1")
+        within(self, n_critics="[1, inf)", critic_updates="[1, inf)", entropy_per_action="(-inf, inf)")
+        within(self, discount="[0, 1]", target_rate="(0, 1]", lr="(0, inf)", hidden="[1, inf)")
 
     @property
     def slices(self) -> int:

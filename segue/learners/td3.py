@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from segue import losses, nets
-from segue.errors import ConfigError
+from segue.errors import within
 from segue.optim import descend, polyak, trained
 from segue.types import Batch, Key, Learner, Metrics, Module, Spec, Trained, split
 
@@ -45,8 +45,8 @@ class TD3(Learner):
     hidden: tuple[int, ...] = (256, 256)
 
     def __post_init__(self) -> None:
-        if self.delay < 1:
-            raise ConfigError("TD3: delay must be at least 1")
+        within(self, delay="[1, inf)", target_noise="[0, inf)", noise_limit="[0, inf]", exploration="[0, inf)")
+        within(self, discount="[0, 1]", target_rate="(0, 1]", lr="(0, inf)", hidden="[1, inf)")
 
     @property
     def slices(self) -> int:
