@@ -382,17 +382,21 @@ def test_work_before_a_loop_that_diverges_is_saved_where_it_is_finite(finite, tm
 
     saved = Saved()
     stop = iter([True, False])  # the first state is saved, as when a minute is over
-    with pytest.raises(Diverged, match="hold-out error of member 0"):
+    with pytest.raises(Diverged) as stopped:
         runs._follow(
             loop(), blank, tmp_path, {}, (Phase("p", zoo.iql, 3),), saved, lambda _: None, lambda: next(stop), 60.0
         )
+    words = "models: hold-out error of member 0" if finite else "phase 'p', step 2: the array ['net'] of"
+    assert str(stopped.value).startswith(words)
+    step = 2 if finite else 1
+    assert str(stopped.value).endswith(f"checkpoint (phase 'p', step {step}) is finite; the steps after it are lost")
     assert saved == [(1, 0), (2, (tmp_path / "metrics.jsonl").stat().st_size)][: 2 if finite else 1]
 
 
 def test_through_the_command_line_it_says_how_to_go_on(refused, tmp_path, monkeypatch):
     args = [*run_args(tmp_path / "out"), "--log-every", "6", "--set", "phases.0.learner.lr=1e30"]
     monkeypatch.setattr(runs, "SAVE_EVERY", 0.0)
-    refused(*args, parts=["phase 'offline', step ", "the metric '", "is ", "paths for --set", "another --out"])
+    refused(*args, parts=["phase 'offline', step ", "paths for --set", "another --out", "is finite; the steps"])
 
 
 # ------------------------------------------------------------------------------------------------------------ full disk

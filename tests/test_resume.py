@@ -23,6 +23,7 @@ import segue.dynamics
 import segue.files
 import segue.phases
 import segue.runs.run as runs
+from segue.errors import Diverged
 from segue.learners import PEX, Expand, Hold
 from segue.phases import Block, PerEpisode, PerStep, Phase, Settings, Warmup
 from segue.replays import Decaying, Sequences, Symmetric, Uniform
@@ -328,7 +329,7 @@ def test_cuts_within_an_online_training_of_models(tmp_path, monkeypatch):
 
 
 def test_three_phases_one_of_which_names_its_source(tmp_path):
-    offline, online = two_phases(zoo.iql)
+    offline, _ = two_phases(zoo.iql)
     held = Phase("burn-in", Hold(zoo.iql, ("actor",)), 90, online=True, transition=Carry(), batch_size=BATCH)
     again = Phase("again", zoo.iql, 90, True, source="offline", transition=Carry(), batch_size=BATCH)
     phases = (offline, held, again)
@@ -342,7 +343,6 @@ def test_three_phases_one_of_which_names_its_source(tmp_path):
     runs.create(behind, runs.make_config("test", TASK, phases, 3, SETTINGS, []), source=tmp_path / "uncut")
     state = finish(behind)
     assert_same(behind, state, uncut)
-    assert online != again
 
 
 def test_the_length_of_stretches_changes_nothing(tmp_path, monkeypatch):
@@ -354,6 +354,34 @@ def test_the_length_of_stretches_changes_nothing(tmp_path, monkeypatch):
         settings = Settings(eval_every=160, eval_episodes=1, log_every=130, piece_seconds=seconds)
         found.append(fingerprint(folder, finish(new_run(folder, phases, settings=settings))))
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_after_a_divergence_the_last_finite_state_is_on_disk(online, tmp_path, monkeypatch):
+    """Between two checkpoints, which are a minute apart; what it goes on from leads to the end of the uncut run."""
+    phases = two_phases(zoo.iql, offline=130)
+    uncut = Uncut(tmp_path / "uncut", phases)
+    folder, name = new_run(tmp_path / "run", phases), "_interact" if online else "_update"
+    original = getattr(segue.phases, name)
+
+    def poisoned(c, phase, state):
+        found = original(c, phase, state)
+        state = found[0] if online else found
+        if state.step >= 100:
+            parts = state.parts._replace(learner=jax.tree.map(lambda x: x * np.nan, state.learner))
+            state = state._replace(parts=parts)
+        return (state, found[1]) if online else state
+
+    with monkeypatch.context() as m:
+        m.setattr(runs, "KEEP_SHARE", 1e9)  # of every state: here they follow within milliseconds
+        m.setattr(segue.phases, name, poisoned)
+        with pytest.raises(Diverged, match=r"step 1\d\d: the array .* is not finite") as stopped:
+            go(folder)
+    state = checkpoint(folder)
+    assert 75 <= state.step < 100
+    assert f"checkpoint (phase {phases[online].name!r}, step {state.step}) is finite" in str(stopped.value)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.learner))
+    assert_same(folder, finish(folder), uncut)
 
 
 def test_another_seed_is_another_run(tmp_path):

@@ -21,9 +21,10 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import segue
@@ -42,6 +43,7 @@ from segue.tasks.task import Task
 FORMAT = 1
 SAVE_EVERY = 60.0  # seconds between checkpoints, or more where saving would take over 3 % of the time
 SAVE_SHARE = 0.03
+KEEP_SHARE = 0.01  # of the time goes into copies of the last finite state
 DECISIVE = ("method", "task", "phases", "settings", "dataset")  # what a run's numbers depend on, beside its seed
 Say = Callable[[str], None]
 
@@ -393,7 +395,7 @@ def execute(
 ) -> tuple[RunState, bool]:
     """Run or continue the run in `folder` to its end; the last state, and whether the end was reached.
 
-    Raises what the loop raises; the last checkpoint is then on disk, whole and finite.
+    Raises what the loop and `show` raise; the last finite state is then on disk.
     """
     stop = stop or Stop()
     config, phases, settings, task = load_run(folder, say, confirmed)
@@ -402,27 +404,24 @@ def execute(
         state, fixed = start(config["seed"], phases, task.spec, None if config["dataset"] is None else task.dataset)
         checkpoints, metrics = Checkpoints(folder / "checkpoints"), folder / "metrics.jsonl"
         envs: dict[str, Any] = {}
-        try:
-            if checkpoints.exists():
-                state, length, notice = checkpoints.load()
-                if notice:
-                    say(f"warning: {notice}")
-                _cut(metrics, length)
-                fixed = reenter(phases, state, fixed)
-                state, envs, rows = _reenter_episode(task, state, checkpoints, phases, say)
-                _append(metrics, rows)
-            elif any(f.stem != "state-1" for f in (folder / "checkpoints").glob("state-*.safetensors")):
-                raise CheckpointError(
-                    f"{folder / 'checkpoints'}: both manifests are gone, and states are there; bring a manifest back, "
-                    "or start a new run (--out)"
-                )
-            elif "from" in config:
-                _cut(metrics, config["from"]["metrics_bytes"])
-                state = _begin_behind(folder, config, state)
-            else:
-                _cut(metrics, 0)
-        except OSError as error:
-            raise CheckpointError(f"{metrics}: cannot be written ({error.strerror}); make room first") from error
+        if checkpoints.exists():
+            state, length, notice = checkpoints.load()
+            if notice:
+                say(f"warning: {notice}")
+            _cut(metrics, length)
+            fixed = reenter(phases, state, fixed)
+            state, envs, rows = _reenter_episode(task, state, checkpoints, phases, say)
+            _append(metrics, rows)
+        elif any(f.stem != "state-1" for f in (folder / "checkpoints").glob("state-*.safetensors")):
+            raise CheckpointError(
+                f"{folder / 'checkpoints'}: both manifests are gone, and states are there; bring a manifest back, "
+                "or start a new run (--out)"
+            )
+        elif "from" in config:
+            _cut(metrics, config["from"]["metrics_bytes"])
+            state = _begin_behind(folder, config, state)
+        else:
+            _cut(metrics, 0)
         with _copied(open_sinks(folder, config), phases, show or (lambda _: None), say) as shown:
             loop = run(phases, task, state, fixed, settings, stop, envs)
             return _follow(loop, state, folder, config, phases, checkpoints, shown, stop, save_every)
@@ -473,46 +472,103 @@ def _follow(
     stop: Stop,
     save_every: float,
 ) -> tuple[RunState, bool]:
-    """Write down what the loop yields, save now and then, stop when asked to."""
+    """Write down what the loop yields, save now and then, stop when asked to, keep the last finite state."""
     metrics = folder / "metrics.jsonl"
-    saved, cost, unsaved = time.monotonic(), 0.0, False
+    saved, cost, unsaved, at = time.monotonic(), 0.0, False, ""
+    kept, kept_at, keeping = None, 0.0, 0.0
 
-    def save(state: RunState, log: BinaryIO) -> None:
-        nonlocal saved, cost, unsaved
+    def save(state: RunState, length: int) -> None:
+        nonlocal saved, cost, unsaved, at, kept
         clock = time.monotonic()
         check_arrays(state, phases)  # what is on disk is always finite
-        os.fsync(log.fileno())
-        checkpoints.save(state, log.tell())
-        saved, cost, unsaved = time.monotonic(), time.monotonic() - clock, False
+        with _writing(metrics):
+            os.fsync(log.fileno())
+            checkpoints.save(state, length)
+        at = f" (phase {_name(state, phases)!r}, step {state.step})"
+        saved, cost, unsaved, kept = time.monotonic(), time.monotonic() - clock, False, None
 
-    try:
-        with closing(loop), open(metrics, "ab") as log:
+    def keep(state: RunState) -> None:
+        """Check and copy the state where that has little share of the time: a later one may not be finite."""
+        nonlocal kept, kept_at, keeping
+        clock = time.monotonic()
+        if clock - kept_at >= keeping / KEEP_SHARE:
+            check_arrays(state, phases)
+            kept = (_copy(state), log.tell())
+            kept_at, keeping = time.monotonic(), time.monotonic() - clock
+
+    def rescue() -> None:
+        """Save the last state, or the last that was kept if that one is not finite."""
+        if unsaved:
             try:
-                for state, rows in loop:
-                    check_rows(rows)
+                save(last, log.tell())
+            except Diverged:
+                if kept is not None:
+                    state, length = kept
+                    ring = last.ring and Ring(last.ring.rows, state.ring.mc_return, state.ring.written)
+                    save(state._replace(ring=ring), length)
+
+    with _writing(metrics):
+        log = metrics.open("ab")
+    try:
+        with closing(loop):
+            for state, rows in loop:
+                check_rows(rows)
+                with _writing(metrics):
                     log.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows if row["kind"] != "progress"))
                     log.flush()
-                    moved, left = (state.phase, state.entered) != (last.phase, last.entered), state.phase > last.phase
-                    last, unsaved = state, True
-                    if left:
-                        check_arrays(state, phases)
+                moved, left = (state.phase, state.entered) != (last.phase, last.entered), state.phase > last.phase
+                last, unsaved = state, True
+                if left:
+                    check_arrays(state, phases)
+                    with _writing(metrics):
                         _keep_phase(folder, config, state.phase - 1, state)
-                    if moved or stop() or time.monotonic() - saved > max(save_every, cost / SAVE_SHARE):
-                        save(state, log)
+                if moved or stop() or time.monotonic() - saved > max(save_every, cost / SAVE_SHARE):
+                    save(state, log.tell())
+                else:
+                    keep(state)
+                try:
                     show(Progress(phases[min(state.phase, len(phases) - 1)], state, rows))
-            except (EnvironmentFault, Diverged):
-                if unsaved:
-                    with suppress(Diverged):  # not even the last state is finite: the checkpoint before it stays
-                        save(last, log)
-                raise
+                except Exception:  # the caller's own code
+                    rescue()
+                    raise
             if unsaved:
-                save(last, log)
-    except OSError as error:  # a full disk shows when the file is closed, too
-        raise CheckpointError(
-            f"{metrics}: cannot be written ({error.strerror}); the last checkpoint is whole. "
-            f"Make room, then: segue resume {folder}"
-        ) from error
+                save(last, log.tell())
+    except Diverged as error:
+        rescue()
+        raise Diverged(f"{error}. The last checkpoint{at} is finite; the steps after it are lost") from error
+    except EnvironmentFault:
+        rescue()
+        raise
+    finally:
+        with suppress(OSError):  # a full disk shows again; it has been said
+            log.close()
     return last, last.phase == len(phases)
+
+
+@contextmanager
+def _writing(metrics: Path) -> Iterator[None]:
+    """Raises `CheckpointError` where the disk refuses what the block writes."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or metrics}: cannot be written ({error.strerror}); the last checkpoint is whole. "
+            f"Make room or rights, then: segue resume {metrics.parent}"
+        ) from error
+
+
+def _copy(state: RunState) -> RunState:
+    """`state` with copies of all arrays that the loop overwrites, but the ring's rows: more are added to those."""
+    ring = state.ring and (state.ring.mc_return, state.ring.written)
+    parts, sums, act_sums, ring = jax.tree.map(
+        lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, (state.parts, state.sums, state.act_sums, ring)
+    )
+    ring = ring and Ring(state.ring.rows, *ring)
+    return state._replace(parts=parts, sums=sums, act_sums=act_sums, ring=ring)
+
+
+def _name(state: RunState, phases: tuple[Phase, ...]) -> str:
+    return phases[min(state.phase, len(phases) - 1)].name
 
 
 def check_rows(rows: list[dict[str, Any]]) -> None:
@@ -527,30 +583,29 @@ def check_arrays(state: RunState, phases: tuple[Phase, ...]) -> None:
     """Raises `Diverged` naming the first array of the learner that is not finite."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.learner):
         if not np.isfinite(np.asarray(leaf)).all():
-            name = phases[min(state.phase, len(phases) - 1)].name
             what = f"the array {jax.tree_util.keystr(path).lstrip('.')} of the learner is not finite"
-            raise _diverged(name, state.step, what)
+            raise _diverged(_name(state, phases), state.step, what)
 
 
 def _diverged(phase: str, step: int, what: str) -> Diverged:
     return Diverged(
-        f"phase {phase!r}, step {step}: {what}. The last checkpoint holds the last finite state. Look at the data "
-        "(segue data info), the reward's scale and the learning rate (segue show names the paths for --set), and start "
-        "again with another --out"
+        f"phase {phase!r}, step {step}: {what}. Look at the data (segue data info), the reward's scale and the "
+        "learning rate (segue show names the paths for --set), and start again with another --out"
     )
 
 
 def _cut(metrics: Path, length: int) -> None:
     """Cut the metrics back to those of the checkpoint."""
-    metrics.touch()
-    if metrics.stat().st_size < length:
-        raise CheckpointError(f"{metrics}: shorter than its checkpoint knew it; bring the file back")
-    with open(metrics, "r+b") as f:
-        f.truncate(length)
+    with _writing(metrics):
+        metrics.touch()
+        if metrics.stat().st_size < length:
+            raise CheckpointError(f"{metrics}: shorter than its checkpoint knew it; bring the file back")
+        with open(metrics, "r+b") as f:
+            f.truncate(length)
 
 
 def _append(metrics: Path, rows: list[dict[str, Any]]) -> None:
-    with open(metrics, "ab") as f:
+    with _writing(metrics), open(metrics, "ab") as f:
         f.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
 
