@@ -17,10 +17,10 @@ demo: setup  ## pre-train on Hopper data, hand over, fine-tune in the simulator,
 	$(BIN)/segue run pex hopper-medium --offline-steps 10000 --online-steps 10000 --eval-every 5000 --eval-episodes 5 --out runs/demo
 	@echo "on your own: . $(BIN)/activate, then segue --help"
 
-test: setup  ## what must hold on every change
-	MUJOCO_GL=disable $(BIN)/python -m pytest -n 2 -m "not slow"
+test: setup  ## what must hold on every change; programs are compiled without LLVM's optimisation, which takes half the time
+	MUJOCO_GL=disable XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: setup  ## everything, hours
+test-all: setup  ## everything, an hour, programs as users run them
 	MUJOCO_GL=disable $(BIN)/python -m pytest -n 2
 
 check: setup  ## format, lint, types

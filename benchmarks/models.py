@@ -56,8 +56,9 @@ def main() -> None:
 
     def training(form: Literal["fast", "plain"]) -> Callable[[], float]:
         with nets.gradients(form):
-            learn = jax.jit(dynamics._learn.__wrapped__, static_argnames="settings")
-            run = lambda: jax.block_until_ready(learn(settings, models, rows, key, np.int32(0), np.int32(batches)))
+            # a function of its own: a program of another gradient form must not be found in jit's cache
+            learn = jax.jit(lambda *a: dynamics._learn.__wrapped__(settings, *a))
+            run = lambda: jax.block_until_ready(learn(models, rows, key, np.int32(0), np.int32(batches)))
             run()
 
         def once() -> float:

@@ -30,22 +30,24 @@ class Result:
 
     learner: Learner
     state: Any  # the learner's final state: arrays only
-    history: list[dict[str, Any]]  # rows as in metrics.jsonl: train, episode, evaluation, handover
+    history: list[dict[str, Any]]  # rows as in metrics.jsonl: handover, refit, train, episode, evaluation
     task: Task
     phases: tuple[Phase, ...]
 
-    def policy(self, seed: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+    def policy(self, seed: int = 0) -> Callable[..., np.ndarray]:
         """The greedy policy as a function from one observation ``[obs_dim]`` to an action in [-1, 1] ``[act_dim]``.
 
         It keeps the learner's acting memory (most methods have none): ask for a new one at each episode's start.
+        Decision transformers ask for what is left of a return: they want ``choose(obs, reward)``, with the reward that
+        the task paid for the action before.
         """
         key = jax.random.key(seed)
         memory, t = begin(self.learner, self.state, key, True), 0
 
-        def choose(obs: np.ndarray) -> np.ndarray:
+        def choose(obs: np.ndarray, reward: float = 0.0) -> np.ndarray:
             nonlocal memory, t
             seen = jnp.asarray(obs, jnp.float32)
-            action, memory, _ = act(self.learner, self.state, memory, seen, np.float32(0), key, np.int32(t), True)
+            action, memory, _ = act(self.learner, self.state, memory, seen, np.float32(reward), key, np.int32(t), True)
             t += 1
             return np.asarray(action)
 
@@ -106,7 +108,7 @@ def train(
     history: list[dict[str, Any]] = []
     for state, rows in run(phases, task, first, fixed, settings):
         check_rows(rows)
-        history += rows
+        history += [row for row in rows if row["kind"] != "progress"]
         if progress:
             progress(Progress(phases[min(state.phase, len(phases) - 1)], state, rows))
     check_arrays(state, phases)

@@ -29,7 +29,7 @@ HOLDOUT = 1000  # rows held out at most,
 HOLDOUT_SHARE = 0.2  # and at most this share of them
 IMPROVEMENT = 0.01  # of a member's hold-out error, relative, that counts
 Deviation = Literal["total", "learnt"]
-PIECE = 100  # batches between two saves
+PIECE = 100  # batches in one stretch without interruption
 CHUNK = 2500  # rows that are rolled out together: larger ones leave the processor's cache
 SENSELESS = 1e2  # hold-out error in units of the targets' mean square beyond which a model is given up
 
@@ -69,11 +69,11 @@ class Ensemble(Module):
 
 
 class Scale(Module):
-    """Mean and standard deviation of (s, a) over the rows of the first training, and the range of s."""
+    """Mean and standard deviation of (s, a) over the rows of the first training; the rest is of the latest one."""
 
     mean: Float[Array, " in"]
     std: Float[Array, " in"]
-    low: Float[Array, " obs"]
+    low: Float[Array, " obs"]  # range of s over all rows
     high: Float[Array, " obs"]
     variance: Float[Array, ""]  # of the targets, mean over their entries
     square: Float[Array, ""]  # mean of the targets' squares: the error of a model that predicts 0
@@ -167,17 +167,18 @@ def epoch_batches(rows: Rows, settings: Models) -> int:
 
 
 def begin_fit(dynamics: Dynamics, rows: Rows, key: Key) -> Dynamics:
-    """Ready for a training: fresh optimiser and counters; the scale of the inputs is set by the first one and stays."""
+    """Ready for a training: fresh optimisers and counters; the inputs keep the scale of the first one."""
     if not int(rows.store.size):
         raise ConfigError("models learn from rows, and there are none: begin with a phase on a dataset")
     zero = jnp.zeros((), jnp.int32)
-    ensemble, scale, error = dynamics.ensemble.net, dynamics.scale, -jnp.ones_like(dynamics.fit.error)
-    if int(dynamics.rows) < 0:
-        scale = _measure(rows, jax.random.fold_in(key, 3))
-    else:  # trained models are the first to beat
+    ensemble, error = dynamics.ensemble.net, -jnp.ones_like(dynamics.fit.error)
+    scale = _measure(rows, jax.random.fold_in(key, 3))
+    if int(dynamics.rows) >= 0:  # trained models are the first to beat
+        scale = replace(scale, mean=dynamics.scale.mean, std=dynamics.scale.std)
         error = _errors(ensemble, scale, rows, _held_rows(rows, jax.random.fold_in(key, 2)))
     fit = Fit(zero, zero, zero, jax.tree.map(jnp.copy, ensemble), error)
-    return replace(dynamics, ensemble=trained(ensemble), scale=scale, fit=fit, rows=jnp.asarray(seen(rows), jnp.int32))
+    known, ending = jnp.asarray(seen(rows), jnp.int32), trained(dynamics.ending.net)
+    return replace(dynamics, ensemble=trained(ensemble), scale=scale, ending=ending, fit=fit, rows=known)
 
 
 def _measure(rows: Rows, key: Key) -> Scale:
@@ -305,6 +306,9 @@ class Piece(NamedTuple):
 def fit_piece(dynamics: Dynamics, rows: Rows, key: Key, settings: Models) -> Piece:
     """At most 100 batches, and the epoch's hold-out errors at its end. `key` is that of the whole training.
 
+    The rule of ends learns beside the ensemble and stops with it: it has no best moment of its own.
+    ``model/nll`` is the mean over the epoch's last piece.
+
     Raises `Diverged` naming the member whose hold-out error is no number, or hopeless.
     """
     fit = dynamics.fit
@@ -350,7 +354,7 @@ def _check(error: np.ndarray, square: float, epoch: int) -> None:
 
 
 def fitted(dynamics: Dynamics, settings: Models) -> Dynamics:
-    """Every member as it was at its best, and the elites named."""
+    """Every member of the ensemble as it was at its best, and the elites named."""
     elites = jnp.argsort(dynamics.fit.error)[: settings.elites]
     ensemble = Trained(jax.tree.map(jnp.copy, dynamics.fit.best), dynamics.ensemble.opt)
     return replace(dynamics, ensemble=ensemble, elites=elites)

@@ -11,6 +11,7 @@ phase and a counter, so it does not matter where a run was cut.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -42,6 +43,10 @@ class PerStep:
 
     n: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.n < math.inf:
+            raise ConfigError(f"PerStep.n must be at least 0, not {self.n}")
+
     def owed(self, step: int, closed: int | None) -> int:
         return int(step * self.n) - int((step - 1) * self.n)
 
@@ -52,6 +57,10 @@ class PerEpisode:
 
     n: int = 0
     per_step: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.n < 0 or not 0 <= self.per_step < math.inf:
+            raise ConfigError(f"PerEpisode: n ({self.n}) and per_step ({self.per_step}) must be at least 0")
 
     def owed(self, step: int, closed: int | None) -> int:
         return 0 if closed is None else self.n + round(self.per_step * closed)
@@ -64,6 +73,13 @@ class Block:
     collect: int = 1000
     updates: int = 1000
     first: int = 0
+
+    def __post_init__(self) -> None:
+        if self.collect < 1 or min(self.updates, self.first) < 0:
+            raise ConfigError(
+                f"Block: collect ({self.collect}) must be at least 1, updates ({self.updates}) and first "
+                f"({self.first}) at least 0"
+            )
 
     def owed(self, step: int, closed: int | None) -> int:
         return self.updates if step % self.collect == 0 and step >= self.first else 0
@@ -79,6 +95,8 @@ class Warmup:
     def __post_init__(self) -> None:
         if self.actions not in ("policy", "uniform"):
             raise ConfigError(f"Warmup.actions is 'policy' or 'uniform', not {self.actions!r}")
+        if self.steps < 0:
+            raise ConfigError(f"Warmup.steps must be at least 0, not {self.steps}")
 
 
 @dataclass(frozen=True)
@@ -220,7 +238,7 @@ class Settings:
     eval_every: int = 5000
     eval_episodes: int = 10
     log_every: int = 500
-    piece_seconds: float = 1.0  # an uninterruptible stretch of offline updates takes about this long at most
+    piece_seconds: float = 1.0  # a stretch of updates or of interaction takes about this long at most
 
     def __post_init__(self) -> None:
         if self.eval_every < 1 or self.log_every < 1 or self.eval_episodes < 0:
@@ -381,8 +399,37 @@ def start(seed: int, phases: tuple[Phase, ...], spec: Spec, dataset: Any | None)
         if not p.online and dataset is None and not any(q.online for q in phases[:i]):
             raise ConfigError(f"phase {p.name!r} learns from data, and the task has none: name a task with a dataset")
     store = make_store(spec, dataset, ring_capacity(phases))
-    ring = store.ring
-    return RunState(seed, ring=ring, snapshots={}), fixed_half(store)
+    _check_phases(phases, spec, store)
+    return RunState(seed, ring=store.ring, snapshots={}), fixed_half(store)
+
+
+def _check_phases(phases: tuple[Phase, ...], spec: Spec, store: Store) -> None:
+    """That states hand over and that learner, replay and warm-up go together, by shapes alone and before any work.
+
+    Raises `HandoverError`, `ConfigError`, `DataError`.
+    """
+    key = phase_key(0, 0, INIT)
+    states: dict[str | None, Any] = {}
+    for phase in phases:
+
+        def enter(key: Key, pretrained: Any, phase: Phase = phase) -> Any:
+            return phase.transition(phase.learner, Handover(spec, key, store, pretrained, None))[0]
+
+        state = jax.eval_shape(enter, key, states.get(phase.source))
+        states |= {phase.name: state, None: state}
+        if phase.warmup.actions == "uniform" and phase.warmup.steps and jax.tree.leaves(_blank_memory(phase, state)):
+            raise ConfigError(
+                f"phase {phase.name!r}: its learner remembers what it did, and uniform actions are not its own; "
+                f"warm up by the policy (--set phases.{phase.name}.warmup.actions=policy)"
+            )
+        rstate = phase.replay.init(key, spec, store)
+        drawn = jax.eval_shape(lambda k, p=phase, r=rstate: draw_rows(p.work, r, store, k)[0], key)
+        if (drawn.ndim == 2) != phase.learner.windows:
+            takes = "windows of rows" if phase.learner.windows else "single rows"
+            raise ConfigError(
+                f"phase {phase.name!r}: its learner takes {takes}, which its replay {type(phase.replay).__name__} does "
+                "not draw; Sequences draws windows, the others rows"
+            )
 
 
 def fixed_half(store: Store) -> Store:
@@ -477,7 +524,11 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
     bstate = phase.bonus.init(key(BONUS), c.task.spec, store) if bstate is None else bstate
     parts = Parts(learner, rstate, bstate)
 
-    _check_fit(phase, store, parts, key(UPDATE))
+    if not phase.online and not bool((draw_rows(phase.work, rstate, store, key(UPDATE))[0] < store.size).all()):
+        raise ConfigError(
+            f"phase {phase.name!r}: its replay {type(phase.replay).__name__} asks for online rows, and there are none; "
+            "give it a share of the dataset"
+        )
     abstract = jax.eval_shape(lambda p, k: update_once(phase.work, store, p, k), parts, key(UPDATE))[1]
     infos: dict[str, Any] = {}
     if phase.online:
@@ -506,30 +557,6 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
     )
     row = {"kind": "handover", "phase": phase.name, "step": 0, "report": report}
     return state, fixed_half(store), [row | {"seconds": round(time.monotonic() - clock, 3)}]
-
-
-def _check_fit(phase: Phase, store: Store, parts: Parts, key: Key) -> None:
-    """Raises `ConfigError` where learner, replay and warm-up of a phase do not go together."""
-    if (
-        phase.warmup.actions == "uniform"
-        and phase.warmup.steps
-        and jax.tree.leaves(_blank_memory(phase, parts.learner))
-    ):
-        raise ConfigError(
-            f"phase {phase.name!r}: its learner remembers what it did, and uniform actions are not its own; "
-            f"warm up by the policy (--set phases.{phase.name}.warmup.actions=policy)"
-        )
-    drawn = jax.eval_shape(lambda k: draw_rows(phase.work, parts.replay, store, k)[0], key)
-    if (drawn.ndim == 2) != phase.learner.windows:
-        raise ConfigError(
-            f"phase {phase.name!r}: its learner takes {'windows of rows' if phase.learner.windows else 'single rows'}, "
-            f"which its replay {type(phase.replay).__name__} does not draw; Sequences draws windows, the others rows"
-        )
-    if not phase.online and not bool((draw_rows(phase.work, parts.replay, store, key)[0] < store.size).all()):
-        raise ConfigError(
-            f"phase {phase.name!r}: its replay {type(phase.replay).__name__} asks for online rows, and there are none; "
-            "give it a share of the dataset"
-        )
 
 
 def _blank_memory(phase: Phase, learner: Any) -> Any:
@@ -692,8 +719,11 @@ MOST_FUSED = 32  # updates that one environment step's program may hold; longer 
 
 
 def _interact(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list[Row]]:
-    """Environment steps up to the next mark, or fewer on an interruption or before a long block of updates."""
+    """Environment steps up to the next mark; fewer on an interruption, before a long block of updates, and where they
+    take longer than `piece_seconds`.
+    """
     rows: list[Row] = []
+    clock = time.monotonic()
     slices, mark = phase.learner.slices, _next_mark(c, phase, state.step)
     k_update, k_act = (phase_key(state.seed, state.phase, stream) for stream in (UPDATE, ACT))
     env = c.env("training")
@@ -716,8 +746,8 @@ def _interact(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list
         owed = state.owed
         if step > phase.warmup.steps:
             owed += phase.updates.owed(step - phase.warmup.steps, length if ended else None)
-        by_episode = isinstance(phase.updates, PerEpisode)  # learns from the episode once it is closed
-        fused = owed // slices <= MOST_FUSED and not by_episode
+        closes = ended and isinstance(phase.updates, PerEpisode)  # learns from the episode once it is closed
+        fused = owed // slices <= MOST_FUSED and not closes
         n = owed // slices if fused else 0
         uniform = phase.warmup.actions == "uniform" and step < phase.warmup.steps
         ring, parts, memory, sums, act_sums, action = _online_step(
@@ -739,7 +769,7 @@ def _interact(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list
         if ended:
             state, row = _close(c, phase, state, cut)
             rows.append(row)
-        if not fused or c.interrupted():
+        if not fused or c.interrupted() or time.monotonic() - clock > c.settings.piece_seconds:
             break
     return state, rows
 

@@ -185,6 +185,13 @@ class Wrapper(Learner):
         return refit._replace(state=replace(state, base=refit.state))
 
 
+def store_learner(learner: Learner) -> Learner | None:
+    """`learner`, or else one that it wraps, if it learns from the store itself: has a `refit` of its own."""
+    if type(learner).refit not in (Learner.refit, Wrapper.refit):
+        return learner
+    return store_learner(learner.base) if isinstance(learner, Wrapper) else None
+
+
 class Handover(NamedTuple):
     """What a transition may look at."""
 

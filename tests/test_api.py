@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import zoo
@@ -9,6 +11,7 @@ from test_bad_input import BATCH
 from test_resume import fingerprint, two_phases
 
 import segue
+import segue.api
 import segue.runs.run as runs
 from segue.errors import ConfigError
 from segue.phases import Settings
@@ -42,6 +45,26 @@ def test_one_call(tmp_path):
         if step.terminal or step.timeout:
             break
     assert step.terminal or step.timeout
+
+
+def test_pieces_of_a_long_refit_are_shown_and_not_kept():
+    phases, seen = (two_phases(zoo.mopo)[0],), []
+    result = segue.train(phases, task="point-wall", eval_episodes=0, progress=seen.append)
+    assert "progress" in {row["kind"] for p in seen for row in p.rows}
+    assert {row["kind"] for row in result.history} == {"handover", "refit", "train"}
+
+
+def test_the_policy_of_a_learner_that_asks_for_a_return():
+    """It subtracts what it is told that the task paid, as an evaluation does."""
+    key, learner = jax.random.key(0), zoo.dt
+    state = learner.init(key, zoo.SPEC)
+    choose = segue.api.Result(learner, state, [], get("point-wall"), ()).policy()
+    memory, rng = learner.begin(state, key, True), np.random.default_rng(0)
+    for reward in (0.0, 1.0, 0.5):
+        obs = rng.normal(size=3).astype(np.float32)
+        expected, memory, _ = learner.act(state, memory, jnp.asarray(obs), jnp.float32(reward), key, True)
+        np.testing.assert_allclose(choose(obs, reward), expected, rtol=1e-5, atol=1e-6)
+    assert float(memory.return_to_go[-1]) == learner.target_return - 1.5
 
 
 def test_a_directory_holds_the_same_as_the_memory(tmp_path):

@@ -248,6 +248,16 @@ def test_the_range_is_that_of_all_rows_and_the_scale_that_of_the_learnt_ones():
     assert zoo.same(dynamics._measure(spoilt, KEY).mean, scale.mean)
 
 
+def test_a_retraining_knows_what_was_seen_since_and_scales_inputs_as_before(fitted):
+    rows, models, _ = fitted
+    ring = make_store(rows.spec, None, 8).ring.add(rows.store.offline[0].at[0].set(50.0))  # s_0 = 50
+    more = dataclasses.replace(rows, store=dataclasses.replace(rows.store, ring=ring))
+    again = dynamics.begin_fit(models, more, KEY)
+    assert float(again.scale.high[0]) == 50
+    assert float(again.scale.low[0]) == float(models.scale.low[0])
+    assert zoo.same((again.scale.mean, again.scale.std), (models.scale.mean, models.scale.std))
+
+
 # ------------------------------------------------------------------------------------------------------------- rollouts
 
 

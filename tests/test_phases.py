@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from zoo import HIDDEN
 
-from segue.errors import ConfigError
+from segue.errors import ConfigError, HandoverError
 from segue.learners import BC, SAC, TD3
 from segue.phases import (
     Block,
@@ -296,6 +296,70 @@ class Watcher(Learner):
 
     def begin(self, state, key, greedy):
         return jax.numpy.zeros(()) if self.remembers else ()
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda: PerStep(-1), r"PerStep\.n"),
+        (lambda: PerStep(float("inf")), r"PerStep\.n"),
+        (lambda: PerEpisode(n=-1), "PerEpisode"),
+        (lambda: PerEpisode(per_step=float("nan")), "PerEpisode"),
+        (lambda: Block(collect=0), r"collect \(0\)"),
+        (lambda: Block(updates=-1), r"updates \(-1\)"),
+        (lambda: Warmup(-1), r"Warmup\.steps"),
+    ],
+)
+def test_senseless_schedules_are_refused(make, names):
+    with pytest.raises(ConfigError, match=names):
+        make()
+
+
+def test_slow_steps_are_yielded_one_by_one():
+    """A run is saved between two yields: an environment that takes its time must not put that off."""
+    _, _, _, states = follow(online(), settings=Settings(eval_episodes=0, log_every=1000, piece_seconds=0.0))
+    assert {s.step for s in states} == set(range(31))
+
+
+def test_what_does_not_hand_over_is_refused_before_any_work():
+    phases = (
+        Phase("offline", sac, 10**6),
+        Phase("online", replace(sac, hidden=(4,)), 10, online=True, transition=Carry()),
+    )
+    with pytest.raises(HandoverError):
+        start(0, phases, SPEC, dataset())
+
+
+class Counter(Watcher):
+    """Its action is a tenth of the steps that it has taken in the episode."""
+
+    def begin(self, state, key, greedy):
+        return jax.numpy.zeros(())
+
+    def act(self, state, memory, obs, last_reward, key, greedy):
+        return jax.numpy.full(1, 0.1) * memory, memory + 1, {}
+
+
+@pytest.mark.parametrize("learner", [sac, TD3(hidden=HIDDEN)])
+@pytest.mark.parametrize("updates", [PerEpisode(n=4), PerEpisode(per_step=1.0), PerEpisode(n=40), Block(collect=4)])
+def test_the_schedule_of_updates_does_not_change_how_a_learner_acts(learner, updates):
+    """While nothing is learnt yet, the actions are those of updates at every step."""
+    quiet = Settings(eval_episodes=0)
+    actions = []
+    for schedule in (PerStep(), updates):
+        phase = replace(online(learner, updates=schedule), warmup=Warmup(30))
+        _, _, task, _ = follow(phase, settings=quiet)
+        actions.append(task.envs[0].actions)
+    assert actions[0] == actions[1]
+    assert len(actions[0]) == len(set(actions[0])) == 30
+
+
+@pytest.mark.parametrize("updates", [PerStep(), PerEpisode(n=1), Block(collect=4, updates=2)])
+def test_a_memory_grows_with_every_step(updates):
+    """A learner that counts its calls acts by the count, whatever the schedule."""
+    phase = Phase("online", Counter(), 12, online=True, replay=ONLINE, updates=updates, batch_size=8)
+    _, _, task, _ = follow(phase, settings=Settings(eval_episodes=0))
+    np.testing.assert_allclose(task.envs[0].actions, [0.1 * t for t in (*range(7), *range(5))], rtol=1e-6)
 
 
 @pytest.mark.parametrize("n", [1, 32, 33])

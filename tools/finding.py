@@ -12,6 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -168,6 +169,22 @@ def picture(data: Path, arms: list[str], file: Path) -> None:
     figure.savefig(file, dpi=110, metadata={"Software": None})
 
 
+def commit(file: Path, message: str) -> None:
+    """Commit `file` unless it is; another driver may hold the repository's lock for a moment."""
+    git = ["git", "-C", str(ROOT)]
+    for _ in range(30):
+        if not subprocess.run([*git, "status", "--porcelain", "--", str(file)], capture_output=True).stdout:
+            return
+        added = subprocess.run([*git, "add", "--", str(file)])
+        if (
+            not added.returncode
+            and not subprocess.run([*git, "commit", "-q", "-m", message, "--", str(file)]).returncode
+        ):
+            return
+        time.sleep(2)
+    raise SystemExit(f"{file} could not be committed; the next start of this command tries again")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("finding", choices=FINDINGS)
@@ -188,6 +205,7 @@ def main() -> None:
             arm = arms[name]
             file, out = data / f"{name}-{arm.task}-{seed}.json", a.runs / a.finding / name
             if file.exists():
+                commit(file, f"Result: {a.finding}, {name} on {arm.task}, seed {seed}")
                 continue
             command = [sys.executable, "-m", "segue", "run", arm.method, arm.task, "--seeds", str(seed)]
             command += ["--out", str(out), *arm.flags]
@@ -195,9 +213,7 @@ def main() -> None:
                 command += ["--from", str(a.runs / a.finding / arm.source)]
             subprocess.run(command, check=True)
             file.write_text(json.dumps(result(out / f"seed-{seed}"), indent=1) + "\n")
-            subprocess.run(["git", "-C", str(ROOT), "add", str(file)], check=True)
-            message = f"Result: {a.finding}, {name} on {arm.task}, seed {seed}"
-            subprocess.run(["git", "-C", str(ROOT), "commit", "-q", "-m", message, "--", str(file)], check=True)
+            commit(file, f"Result: {a.finding}, {name} on {arm.task}, seed {seed}")
 
 
 if __name__ == "__main__":

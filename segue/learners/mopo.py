@@ -6,7 +6,7 @@ An ensemble of models N(μ_i, Σ_i) of (r, s' - s) is learnt from the store (`se
 is rolled out for a few steps in the elites, and `base` (SAC) learns from the penalised rows, mixed with real ones.
 Models and rollouts are made in `refit`. MOORe (Mao et al. 2022, arXiv:2201.10070) carries all of it online: models are
 trained on as rows come in (`retrain_every`), by a replay that lets the dataset fade (`Decaying`), and no row of a batch
-is real.
+is real: `replay/offline` then says what models and the starts of rollouts are drawn by.
 
 Departures: u also counts how far a member's mean lies from the members' common one. Near the data that is next to
 nothing; far from them it grows, while a learnt deviation need not (a test holds an example). Batches are drawn from a
@@ -28,7 +28,7 @@ from jaxtyping import Array
 from segue import dynamics as models
 from segue.errors import ConfigError, Diverged
 from segue.store import Layout, Rows
-from segue.types import Batch, Key, Learner, Metrics, Module, Refit, Spec, Wrapper, replace, split
+from segue.types import Batch, Key, Learner, Metrics, Module, Refit, Spec, Wrapper, replace, split, store_learner
 
 
 class State(Module):
@@ -54,7 +54,7 @@ class MOPO(Wrapper):
             raise ConfigError(
                 "MOPO: horizon, starts, retain and retrain_every must be at least 1, real_share lie in 0..1"
             )
-        if type(self.base).refit is not Learner.refit or self.base.windows or self.base.imitates:
+        if store_learner(self.base) or self.base.windows or self.base.imitates:
             raise ConfigError(
                 f"MOPO: {type(self.base).__name__} cannot learn in models: it takes windows, imitates the data's "
                 "actions, or learns from the store itself; use SAC or TD3"

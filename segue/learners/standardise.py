@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from segue.errors import ConfigError
 from segue.store import Rows
-from segue.types import Batch, Key, Learner, Metrics, Module, Refit, Spec, Wrapper, replace
+from segue.types import Batch, Key, Learner, Metrics, Module, Refit, Spec, Wrapper, replace, store_learner
 
 
 class State(Module):
@@ -35,13 +35,11 @@ class Standardise(Wrapper):
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        inner: Any = self
-        while inner := getattr(inner, "base", None):
-            if type(inner).refit not in (Learner.refit, Wrapper.refit):
-                raise ConfigError(
-                    f"Standardise: {type(inner).__name__} learns from the store itself, whose observations are the "
-                    "task's own; use it without Standardise"
-                )
+        if inner := store_learner(self.base):
+            raise ConfigError(
+                f"Standardise: {type(inner).__name__} learns from the store itself, whose observations are the "
+                "task's own; use it without Standardise"
+            )
 
     def init(self, key: Key, spec: Spec) -> State:
         return State(self.base.init(key, spec), jnp.zeros(spec.obs_dim), jnp.ones(spec.obs_dim), jnp.zeros(()))

@@ -1,4 +1,4 @@
-"""The papers' numbers, one file a method family: only what differs from the dataclass's defaults, each with its source.
+"""The papers' numbers, one file a method family: each block with its source.
 
 Keyed by a task's family, with exceptions by its full name. No entry: the defaults hold.
 """

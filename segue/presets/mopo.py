@@ -9,5 +9,4 @@ BLOCKS = {
     "hopper-medium": Block(dict(horizon=5, penalty=5.0), _MEDIUM),
     "hopper-medium-replay": Block(dict(horizon=5, penalty=1.0), _REPLAY),
     "hopper-medium-expert": Block(dict(horizon=5, penalty=1.0), _REPLAY),
-    "point-wall": Block(dict(horizon=5, penalty=1.0), "no paper's; the defaults"),
 }

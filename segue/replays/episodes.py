@@ -10,7 +10,10 @@ from segue.errors import DataError
 from segue.store import Store
 from segue.types import Spec
 
-WAY_OUT = "mark the ends in a 'timeout' column, rows in the order they were recorded, or give max_episode_steps"
+WAY_OUT = (
+    "mark the ends in a 'timeout' column, rows in the order they were recorded; without such a column the time limit "
+    "of the environment is taken, where it has one (--env)"
+)
 
 
 class Episodes(NamedTuple):
