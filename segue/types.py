@@ -132,8 +132,8 @@ class Learner(ABC):
         """Learning from the whole store, on the host: at a phase's start and every ``Phase.refit_every`` steps.
 
         ``rows`` (`segue.store.Rows`) draws by the phase's replay and rewards. A long refit is done in pieces of about a
-        second or a few, each a function of the state it finds: a run may be saved and stopped between two. ``key`` is the same
-        for all pieces of one refit.
+        second or a few, each a function of the state it finds: a run may be saved and stopped between two. ``key`` is
+        the same for all pieces of one refit.
         """
         return Refit(state)
 
