@@ -35,7 +35,7 @@ def bc10(task: Any, offline_steps: int = 100_000, online_steps: int = 0) -> Phas
     """Behaviour cloning of the tenth of the episodes with the highest returns (%BC of Chen et al. 2021)."""
     if online_steps:
         raise ConfigError("bc10 has no online phase; its policy cannot improve there. Use iql, direct or pex")
-    return (Phase("offline", Standardise(BC(head="deterministic")), offline_steps, replay=Best(0.1)),)
+    return (Phase("offline", Standardise(BC()), offline_steps, replay=Best(0.1)),)
 
 
 def _iql(task: Any, actor_decay: int | None = None) -> IQL:

@@ -716,7 +716,7 @@ def test_recipes_by_the_papers(method):
     assert [p.name for p in phases] == (["offline", "online"] if method == "odt" else ["offline"])
     if method == "bc10":
         assert phases[0].replay == Best(0.1)
-        assert phases[0].learner == Standardise(BC(head="deterministic"))
+        assert phases[0].learner == Standardise(BC())
         return
     inner = phases[0].learner.base
     assert (inner.target_return, inner.return_scale) == (3600.0, 1000.0)
