@@ -1,8 +1,8 @@
 """The dataset's best episodes alone: %BC of Chen et al. 2021 (arXiv:2106.01345) is cloning with `Best(0.1)`.
 
 The recipe `bc10` clones on standardised observations, as CORL does, with two departures: the loss is a Gaussian's
-likelihood with a free deviation, CORL's the squared error; observations are standardised by the whole dataset, CORL's by
-the rows that are left.
+likelihood with a free deviation, CORL's the squared error; observations are standardised by the whole dataset, CORL's
+by the rows that are left.
 """
 
 from __future__ import annotations
