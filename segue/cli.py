@@ -58,10 +58,19 @@ class Choice:
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PATH=VALUE")] = ()
     """change a field that `segue show` prints, e.g. --set phases.online.learner.base.beta=5; may be repeated"""
 
+    @property
+    def given(self) -> dict[str, int]:
+        """The budgets of the command line."""
+        budgets = {"offline_steps": self.offline_steps, "online_steps": self.online_steps}
+        return {name: steps for name, steps in budgets.items() if steps is not None}
+
     def resolve(self, source: Path | None = None) -> tuple[Any, tuple, dict[str, Any]]:
         """Task, phases and overrides; what is not given for the offline phases is as in the run `source`."""
         from segue import overrides, recipes
 
+        for name, steps in self.given.items():
+            if steps < 0:
+                raise ConfigError(f"--{name.replace('_', '-')}: steps must be at least 0, not {steps}")
         task = self.task_()
         phases = recipes.phases_of(self.method, task, self.offline_steps, self.online_steps)
         changed, taken = dict(overrides.parse(text) for text in self.set), {}
@@ -117,7 +126,7 @@ class Show(Choice):
 
             print(json.dumps([encode(p) for p in phases], indent=1))
             return 0
-        show(self.method, task, phases, changed)
+        show(self.method, task, phases, changed, self.given)
         if self.cost:
             from segue.runs.compiled import kept
 
@@ -229,17 +238,26 @@ class Data:
         from segue import tasks
 
         console = Console()
+        file = (
+            self.what == "info" and self.name is not None and bool(Path(self.name).suffix or Path(self.name).exists())
+        )
+        if self.env is not None and not file:
+            raise ConfigError(
+                f"segue data {self.what}: --env goes with `segue data info FILE`; a named task has its own"
+            )
+        if self.force and self.what != "make":
+            raise ConfigError(f"segue data {self.what}: --force goes with `segue data make NAME`")
         if self.what == "list":
             for name, text in tasks.catalogue().items():
                 console.print(f"[bold]{name:24}[/bold] {text}")
             return 0
         if self.name is None:
             raise ConfigError(f"segue data {self.what} takes a name; see `segue data list`")
-        if self.what == "info" and (Path(self.name).suffix or Path(self.name).exists()):
+        if file:
             dataset = tasks.custom_task(self.env, self.name).dataset
         else:
             progress = _counter(f"making {self.name}")
-            dataset = tasks.make_dataset(self.name, self.force and self.what == "make", progress, _note)
+            dataset = tasks.make_dataset(self.name, self.force, progress, _note)
         for key, value in tasks.describe(dataset).items():
             console.print(f"[bold]{key:20}[/bold] {_plain(value)}", soft_wrap=True)
         return 0

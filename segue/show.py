@@ -12,7 +12,8 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from segue import presets
+from segue import presets, recipes
+from segue.errors import ConfigError
 from segue.evaluate import evaluate
 from segue.phases import Phase, Settings, run, start
 from segue.runs.codec import encode, leaves
@@ -20,8 +21,27 @@ from segue.store import Affine
 from segue.types import Key, Learner, Refit
 
 
-def origins(task: Any, phase: Phase, index: int, changed: dict[str, Any]) -> list[tuple[str, Any, str]]:
-    """Path, value and origin of every field: ``--set``, a preset with its source, a default, or the recipe."""
+def budgeted(method: str, task: Any, given: dict[str, int]) -> dict[tuple[str, str], str]:
+    """The fields that a budget decides, by phase and path: those that another budget would change."""
+    fields = lambda phases: {(p.name, path): value for p in phases for path, value in leaves(encode(p))}
+    recipe, decided = recipes.recipe(method), {}
+    phases = recipe(task, **given)
+    for budget, online in (("offline_steps", False), ("online_steps", True)):
+        for other in (1, 10**9) if any(p.online is online for p in phases) else ():
+            there = fields(recipe(task, **given | {budget: other}))
+            decided |= {k: budget for k, value in fields(phases).items() if there.get(k, value) != value}
+    return decided
+
+
+def origins(
+    task: Any,
+    phase: Phase,
+    index: int,
+    changed: dict[str, Any],
+    decided: dict[tuple[str, str], str],
+    given: dict[str, int],
+) -> list[tuple[str, Any, str]]:
+    """Path, value and origin of every field: the command line, a preset with its source, a default, or the recipe."""
     rows = []
     for path, value in leaves(encode(phase)):
         if path == "@":
@@ -30,8 +50,16 @@ def origins(task: Any, phase: Phase, index: int, changed: dict[str, Any]) -> lis
         if name == "@":
             rows.append((path.removesuffix(".@"), value.partition(":")[2], ""))
             continue
-        owner = _owner(phase, path)
-        rows.append((path, value, _origin(task, owner, name, value, changed, phase, index, path)))
+        budget = decided.get((phase.name, path))
+        if any(f"phases.{which}.{path}" in changed for which in (str(index), phase.name)):
+            origin = "--set"
+        elif budget is not None and path == "steps" and budget in given:
+            origin = f"--{budget.replace('_', '-')}"
+        elif budget is not None:
+            origin = "recipe" if path == "steps" else f"recipe, from {budget}"
+        else:
+            origin = _origin(task, _owner(phase, path), name, value)
+        rows.append((path, value, origin))
     return rows
 
 
@@ -42,11 +70,7 @@ def _owner(phase: Phase, path: str) -> Any:
     return node
 
 
-def _origin(
-    task: Any, owner: Any, name: str, value: Any, changed: dict[str, Any], phase: Phase, index: int, path: str
-) -> str:
-    if any(f"phases.{which}.{path}" in changed for which in (str(index), phase.name)):
-        return "--set"
+def _origin(task: Any, owner: Any, name: str, value: Any) -> str:
     family = type(owner).__name__.lower()
     try:
         block = presets.block(family, task)
@@ -61,9 +85,12 @@ def _origin(
     return "preset: the family's reward convention" if isinstance(owner, Affine) else "recipe"
 
 
-def show(method: str, task: Any, phases: tuple[Phase, ...], changed: dict[str, Any]) -> None:
-    """Print all phases as tables."""
-    console = Console()
+def show(
+    method: str, task: Any, phases: tuple[Phase, ...], changed: dict[str, Any], given: dict[str, int] | None = None
+) -> None:
+    """Print all phases as tables. `given` holds the budgets of the command line by name: ``offline_steps``."""
+    console, given = Console(), given or {}
+    decided = budgeted(method, task, given)
     reference = task.score_reference
     console.print(f"[bold]{method}[/bold] on [bold]{task.name}[/bold] (family {task.family})")
     console.print(
@@ -74,7 +101,7 @@ def show(method: str, task: Any, phases: tuple[Phase, ...], changed: dict[str, A
         table = Table(title=f"phase {i}: {phase.name}", title_justify="left", box=None, padding=(0, 2, 0, 0))
         for column in ("path (for --set: phases." + phase.name + ".PATH=VALUE)", "value", "from"):
             table.add_column(column, overflow="fold")
-        for path, value, origin in origins(task, phase, i, changed):
+        for path, value, origin in origins(task, phase, i, changed, decided, given):
             dim = "dim" if origin == "default" else ""
             table.add_row(path, _text(value), origin, style=dim)
         console.print(table)
@@ -88,9 +115,14 @@ def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
     """Run a shortened trial of every phase, at the real sizes; print and return hours, core-hours and memory for all.
 
     Core-hours count the processor time of all cores; compilation and warm-up are left out, and so are refits in pieces,
-    whose number the data decide: a line says what one piece takes.
+    whose number the data decide: a line says what one piece takes. Evaluations are left out, aloud, where the task has
+    no environment.
     """
     console = Console()
+    try:
+        env, missing = task.make_env(), ""
+    except ConfigError as error:
+        env, missing = None, str(error)
     pieces: dict[str, list[float]] = {p.name: [] for p in phases}
     trial = tuple(
         dataclasses.replace(p, steps=_trial_steps(p), learner=_cut_short(p.learner, pieces[p.name])) for p in phases
@@ -105,13 +137,7 @@ def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
             if state.entered:
                 marks[name].append(Mark(time.monotonic(), time.process_time(), state.step))
                 learners[name] = state.learner
-        env = task.make_env()
-        evaluate(phases[-1].learner, learners[phases[-1].name], env, 1, (1,))  # compiles
-        wall, processor = time.monotonic(), time.process_time()
-        outcomes = evaluate(phases[-1].learner, learners[phases[-1].name], env, 2, (0,))
-        steps = max(sum(o.length for o in outcomes), 1)
-        evaluation = ((time.monotonic() - wall) / steps, (time.process_time() - processor) / steps)
-        env.close()
+        evaluation = None if env is None else _per_evaluated_step(phases[-1].learner, learners[phases[-1].name], env)
 
     table = Table(
         title="predicted cost on this machine, one seed", title_justify="left", box=None, padding=(0, 2, 0, 0)
@@ -121,13 +147,16 @@ def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
     hours = core_hours = 0.0
     episodes = sum(p.steps // Settings().eval_every + 1 for p in phases) * Settings().eval_episodes
     costs = [(p.name, p.steps, *_per_step(marks[p.name], p)) for p in phases]
-    costs.append((f"evaluation, at most {episodes} episodes", episodes * (task.horizon or 1000), *evaluation))
+    if evaluation is not None:
+        costs.append((f"evaluation, at most {episodes} episodes", episodes * (task.horizon or 1000), *evaluation))
     for name, n, seconds, core_seconds in costs:
         hours, core_hours = hours + n * seconds / 3600, core_hours + n * core_seconds / 3600
         cells = (f"{1e3 * seconds:.2f}", f"{n * seconds / 3600:.2f}", f"{n * core_seconds / 3600:.2f}")
         table.add_row(name, f"{n:,}", *cells)
     table.add_row("all", "", "", f"{hours:.2f}", f"{core_hours:.2f}", style="bold")
     console.print(table)
+    if env is None:
+        console.print(f"not included: evaluations; {missing}", soft_wrap=True)
     for p in phases:
         if pieces[p.name]:
             again = f" and every {p.refit_every:,} steps" if p.refit_every else ""
@@ -141,6 +170,16 @@ def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
         f"memory: about {memory:.1f} GiB a seed (peak of this trial, which holds data and ring at full length)"
     )
     return {"hours": hours, "core_hours": core_hours, "memory_gib": memory}
+
+
+def _per_evaluated_step(learner: Learner, state: Any, env: Any) -> tuple[float, float]:
+    """Seconds and core-seconds per step of an evaluation; closes `env`."""
+    evaluate(learner, state, env, 1, (1,))  # compiles
+    wall, processor = time.monotonic(), time.process_time()
+    steps = max(sum(o.length for o in evaluate(learner, state, env, 2, (0,))), 1)
+    spent = ((time.monotonic() - wall) / steps, (time.process_time() - processor) / steps)
+    env.close()
+    return spent
 
 
 def _cut_short(learner: Learner, seconds: list[float]) -> Learner:
