@@ -1,8 +1,9 @@
-"""The store: the dataset's rows, a ring of the interaction's rows, and the table of episodes.
+"""The store: the dataset's rows and a ring of the interaction's rows.
 
 A row is one packed float32 vector, so that reading a batch is one gather and writing a row one slice. Row numbers run
 over the union: ``0..size_offline-1`` is the dataset, ``size_offline + j`` is slot ``j`` of the ring. The dataset is
-held once, however many seeds run. Rewards are the task's own; a phase's transform is applied on reading.
+held once, however many seeds run. Rewards are the task's own; a phase's transform is applied on reading. Which rows
+make an episode stands in the run's state (`segue.phases.Episodes`).
 """
 
 from __future__ import annotations

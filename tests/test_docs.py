@@ -29,6 +29,11 @@ def test_method_reference_is_up_to_date() -> None:
     assert written == methods.render(), "run: python tools/methods.py"
 
 
+def test_method_reference_has_every_page() -> None:
+    pages = {p.stem for p in (ROOT / "segue" / "learners").glob("*.py")} - {"__init__"}
+    assert set(tool("methods").PAGES) == pages
+
+
 def test_readme_names_every_method() -> None:
     readme = (ROOT / "README.md").read_text()
     assert all(f"`{name}`" in readme for name in RECIPES)

@@ -106,14 +106,13 @@ def test_nothing_that_runs_data(path):
 
 # --------------------------------------------------------------------------------------------------------- task names
 
-NAMES = re.compile(
-    r"\b(hopper|halfcheetah|walker2d|pendulum|antmaze|maze2d|kitchen|adroit|point[-_]?wall|locomotion|minari|d4rl)\b",
-    re.I,
-)
+TASKS = "hopper|halfcheetah|walker2d|pendulum|antmaze|maze2d|kitchen|adroit|point[-_]?wall|locomotion|minari|d4rl"
+NAMES = re.compile(rf"(?<![a-z])({TASKS})(?![a-z])", re.I)  # a word, or a word of a name: hopper_scale
+CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # where a word of a name begins: HopperScale
 
 
 def texts(tree):
-    """String constants that are not docstrings, and names of variables and attributes."""
+    """String constants that are not docstrings, and names: of variables, attributes, arguments, functions, imports."""
     prose = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -121,6 +120,29 @@ def texts(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
             yield node.lineno, node.value
+        for part in ("id", "attr", "arg", "name", "asname", "module", "rest"):
+            if isinstance(name := getattr(node, part, None), str):
+                yield getattr(node, "lineno", 0), CAPITALS.sub("_", name)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("hopper_scale = 1", True),
+        ("x.hopper_scale", True),
+        ("def f(hopper): pass", True),
+        ("f(HopperScale=1)", True),
+        ("def point_wall(): pass", True),
+        ("from a.locomotion import b", True),
+        ("import a as antmaze", True),
+        ("x = 'hopper-medium'", True),
+        ('"""Hopper."""', False),
+        ("grasshopper = 1", False),
+        ("x = 'adroitly'", False),
+    ],
+)
+def test_task_names_are_seen(source, found):
+    assert any(NAMES.search(text) for _, text in texts(ast.parse(source))) is found
 
 
 CODE = [p for p in FILES if room_of(p) not in ("tasks", "presets", "cli", "__main__")]  # the command line has examples
@@ -182,6 +204,11 @@ def test_every_field_is_read(cls):
     assert {f.name for f in dataclasses.fields(cls)} - read - shared == set()
     for name in shared:
         assert f"learner.{name}" in (ROOT / "phases.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "presets" and p.name != "__init__.py"], ids=str)
+def test_a_preset_is_read_by_a_recipe(path):
+    assert f'preset("{path.stem}", task)' in (ROOT / "recipes.py").read_text(encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------------------------------- import
