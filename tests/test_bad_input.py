@@ -175,6 +175,13 @@ def test_from_refuses_what_does_not_fit(pretrained, refused, tmp_path):
     data[-5] ^= 1
     state.write_bytes(data)
     refused(*run_args(tmp_path / "g", "--from", damaged), parts=["0-offline.safetensors", "damaged"])
+    metrics = damaged / "seed-0" / "metrics.jsonl"
+    shutil.copy(pretrained / "seed-0" / "phases" / "0-offline.safetensors", state)
+    for i, content in enumerate((b"{]\n", b"[1]\n", b"{}\n", b"\xff\n")):
+        metrics.write_bytes(content)
+        refused(*run_args(tmp_path / str(i), "--from", damaged), parts=[f"--from {damaged}", f"{metrics} is damaged"])
+    metrics.unlink()
+    refused(*run_args(tmp_path / "h", "--from", damaged), parts=[f"{metrics} cannot be read (", "bring it back"])
     assert not [p for p in tmp_path.glob("?/seed-0/config.json")]
 
 
@@ -192,6 +199,35 @@ def test_a_changed_or_damaged_configuration_is_noticed(pretrained, refused, tmp_
     for content in ("[]", "{}", '{"format": 1}'):
         file.write_text(content)
         assert "config.json" in refused_error(folder)
+
+
+CHANGES = {"seed": 5, "threads": 99, "versions": {}, "commit": "0" * 12, "log": ["tensorbord"], "from": {"phases": 1}}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_decides_no_number_is_guarded_too(name, pretrained, tmp_path):
+    config = json.loads((pretrained / "seed-0" / "config.json").read_text())
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config | {name: CHANGES[name]}))
+    assert (
+        refused_error(tmp_path) == f"{file}: changed since the run began; bring the old file back, or start a new run"
+    )
+    if name != "from":
+        file.write_text(json.dumps({k: v for k, v in config.items() if k != name}))
+        assert f"{file}: its field {name!r} is missing or damaged; bring the old file back" in refused_error(tmp_path)
+
+
+def test_a_run_from_before_there_was_a_checksum_over_the_whole_file_goes_on(pretrained, tmp_path):
+    shutil.copytree(pretrained / "seed-0", tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
+    del config["sha256"]
+    file.write_text(json.dumps(config))
+    assert runs.execute(tmp_path / "run", say=lambda _: None)[1]
+
+
+def test_a_log_that_the_run_was_not_begun_with(pretrained, refused):
+    refused(*run_args(pretrained, "--log", "tensorboard"), parts=["begun without --log tensorboard", "leave that out"])
 
 
 def refused_error(folder):
@@ -437,6 +473,20 @@ def test_metrics_on_a_full_disk(pretrained, tmp_path):
             Checkpoints(tmp_path / "checkpoints"), lambda _: None, runs.Stop(), 60.0,
         )  # fmt: skip
     assert "segue resume" in str(caught.value)
+
+
+def test_an_error_of_the_display_is_no_full_disk_and_loses_nothing(pretrained, tmp_path):
+    config = json.loads((pretrained / "seed-0" / "config.json").read_text())
+    runs.create(tmp_path, config)
+
+    def show(progress):
+        if progress.state.phase == 0 and progress.state.step == 12:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    with pytest.raises(BrokenPipeError):
+        runs.execute(tmp_path, show, say=lambda _: None)
+    state = Checkpoints(tmp_path / "checkpoints").load()[0]
+    assert (state.phase, state.step) == (0, 12)
 
 
 def iter_of(values):

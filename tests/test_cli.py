@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zoo
 from test_bad_input import command, run_args
 
 import segue
 from segue.cli import Choice
+from segue.phases import Phase, RunState
 from segue.recipes import RECIPES
 from segue.runs.checkpoint import Checkpoints
 from segue.runs.progress import Display, Rate, clock, handover_line
-from segue.runs.run import _digest
+from segue.runs.run import Progress, _digest, _sealed
 from segue.tasks import names
 
 
@@ -187,7 +189,7 @@ def test_overrides_of_a_second_offline_phase_do_not_reach_the_online_one(tmp_pat
 def changed_run(finished, tmp_path, **changes):
     """A run's folder with that configuration, changed."""
     config = json.loads((finished / "seed-0" / "config.json").read_text()) | changes
-    (tmp_path / "config.json").write_text(json.dumps(config | {"digest": _digest(config)}))
+    (tmp_path / "config.json").write_text(json.dumps(_sealed(config | {"digest": _digest(config)})))
     return tmp_path
 
 
@@ -195,7 +197,7 @@ def test_from_a_run_whose_overrides_this_method_does_not_know(tmp_path, finished
     run = tmp_path / "there" / "seed-0"
     run.mkdir(parents=True)
     config = json.loads((finished / "seed-0" / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"overrides": {"phases.offline.learner.beta": 3.0}}))
+    (run / "config.json").write_text(json.dumps(_sealed(config | {"overrides": {"phases.offline.learner.beta": 3.0}})))
     args = ["run", "bc", "point-wall", "--eval-episodes", "0", "--out", tmp_path / "bc", "--from", run]
     assert command(monkeypatch, *args) == 2
     err = capsys.readouterr().err
@@ -335,3 +337,26 @@ def test_plain_output_has_no_escapes(finished, capsys, monkeypatch):
     display.say("text")
     display.close()
     assert capsys.readouterr().out == "label  text\n"
+
+
+def test_after_a_resume_the_line_shows_the_last_score(capsys):
+    state = RunState(0, entered=True, step=50, score=61.25)
+    Display("label")(Progress(Phase("online", zoo.sac, 100, True), state, []))
+    assert capsys.readouterr().out == "label  online 50/100 (50%)  score 61.2\n"
+
+
+def test_a_display_that_nobody_reads_ends_nothing():
+    """As in ``segue run ... | head -1``; what Python itself flushes at the end goes nowhere, too."""
+    code = (
+        "import sys; from segue.runs.progress import Display; d = Display('label'); d.say('first'); sys.stdin.read()\n"
+        "for _ in range(3): d.say('more')\n"
+        "d.close(); print('report'); d.stream = open('/dev/null', 'w'); d.stream.close(); d.say('more')"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(segue.__file__).parents[1])}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], env=env, **pipes) as process:
+        assert process.stdout.readline() == b"label  first\n"
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

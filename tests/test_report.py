@@ -59,8 +59,7 @@ def write(path: Path, rows: list[Any], *, phases: Any = (OFFLINE, ONLINE), tail:
         "dataset": {"name": "hopper-medium", "hash": "h", "size": 1, "episodes": 1, "return_mean": 50.0},
         "reference": {"name": "r", "minimum": 0.0, "maximum": 200.0},
         "phases": list(phases),
-        "eval_every": 100,
-        "eval_episodes": 10,
+        "settings": {"eval_every": 100, "eval_episodes": 10, "log_every": 10},
     }
     (path / "config.json").write_text(json.dumps(full | config))
     (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
@@ -213,6 +212,7 @@ def test_rows_of_other_kinds_are_kept(tmp_path: Path) -> None:
         ({"seed": "0"}, "field 'seed' is '0', not an integer"),
         ({"task": {}}, "field 'task.name' is missing"),
         ({"phases": []}, "field 'phases' is empty"),
+        ({"settings": {}}, "field 'settings.eval_episodes' is missing"),
         ({"phases": [{"name": "offline", "steps": 1}]}, "field 'phases.0.online' is missing"),
         ({"phases": [OFFLINE, OFFLINE]}, "two phases are named 'offline'"),
         ({"reference": {"minimum": 0.0}}, "field 'reference.maximum' is missing"),
@@ -404,7 +404,14 @@ def test_the_page_says_what_was_run(tmp_path: Path) -> None:
     found = arms([read_run(write(tmp_path / "r", rows, command=["segue", "run", "pex", "a b"]))])
     write_html(found, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    for words in ("segue run pex &#x27;a b&#x27;", "c0ffee", "segue 0.1", "1,000 updates", "400 environment steps"):
+    for words in (
+        "segue run pex &#x27;a b&#x27;",
+        "c0ffee",
+        "segue 0.1",
+        "eval_every 100",
+        "1,000 updates",
+        "400 environment steps",
+    ):
         assert words in page
     assert "4 more in metrics.jsonl" in page  # critic/td, other and 14 parts, of which 12 are shown
 

@@ -10,7 +10,7 @@ import pytest
 from segue.errors import ConfigError
 from segue.runs.sinks import open_sinks, scalars
 
-CONFIG = {"method": "m", "task": {"name": "t"}, "seed": 0, "digest": "d"}
+CONFIG = {"method": "m", "task": {"name": "t"}, "seed": 0, "digest": "d", "log": []}
 
 
 def test_names_of_rows() -> None:
@@ -39,3 +39,8 @@ def test_a_missing_extra_is_named(name: str, module: str, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=rf"pip install 'segue\[{name}\]'"):
         open_sinks(tmp_path, CONFIG | {"log": [name]})
+
+
+def test_an_unknown_log_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no log is called 'tensorbord'; did you mean 'tensorboard'"):
+        open_sinks(tmp_path, CONFIG | {"log": ["tensorbord"]})

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 from test_bad_input import command, run_args
 
+import segue
 from segue import dynamics, overrides, recipes, show, tasks
 from segue.errors import CheckpointError, ConfigError
 from segue.phases import Settings
 from segue.runs import run as runs
 from segue.runs import trust
-from segue.runs.group import cores, pin
+from segue.runs.group import cores, pin, resume_all
 from segue.runs.report import read_run, summarise
 
 SETTINGS = Settings(eval_every=10, eval_episodes=0, log_every=6)
@@ -33,6 +36,34 @@ def test_one_process_works_on_a_run(tmp_path: Path) -> None:
         runs.execute(tmp_path / "run", say=lambda _: None)
     with runs.locked(tmp_path / "run"):
         pass
+    (tmp_path / "run" / ".lock").unlink()
+    (tmp_path / "run" / ".lock").mkdir()  # as where nothing may be written
+    with pytest.raises(CheckpointError, match=r"\.lock: cannot be locked \(.*; make the run's directory writable"):
+        runs.execute(tmp_path / "run", say=lambda _: None)
+
+
+def test_the_commit_is_that_of_a_checkout_of_segue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of a repository around the folder where segue is installed."""
+    package = tmp_path / "venv" / "segue"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr(segue, "__file__", str(package / "__init__.py"))
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    for args in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *args], check=True)
+    assert runs.commit() is None
+    for args in (["add", "."], ["commit", "-q", "-m", "ours"]):
+        subprocess.run([*git, *args], check=True)
+    assert re.fullmatch("[0-9a-f]{12}", runs.commit() or "")
+    (package / "__init__.py").write_text("x")
+    assert re.fullmatch(r"[0-9a-f]{12}\+", runs.commit() or "")
+
+
+@pytest.mark.parametrize(("scripts", "code"), [(["exit 0", "exit 2"], 2), (["kill -9 $$", "exit 2"], 128 + 9)])
+def test_the_exit_code_of_a_group(scripts: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = lambda folder, *_: subprocess.Popen(["sh", "-c", str(folder)])
+    monkeypatch.setattr("segue.runs.group._start", start)
+    assert resume_all([Path(script) for script in scripts]) == code
 
 
 def test_seeds_of_a_group_are_recorded_with_the_one_core_that_they_get(
@@ -90,11 +121,15 @@ def test_code_is_imported_for_runs_of_ones_own_or_by_word_of_mouth(
     with pytest.raises(ConfigError, match="segue resume DIR --env test_bad_input:Faulty"):
         trust.check(signed)
     assert (tmp_path / "mine" / "secret").stat().st_mode & 0o077 == 0
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEGUE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match=r"file/secret: your secret, .* cannot be read or made \(.* set SEGUE_CACHE"):
+        trust.check(signed)
 
 
 def test_a_strange_run_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = custom(made(tmp_path / "run"), "a_module_that_would_run:Code")
-    config["digest"] = runs._digest(config)
+    config = runs._sealed(config | {"digest": runs._digest(config)})
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"imported {name}"))
     with pytest.raises(ConfigError, match="was made elsewhere"):

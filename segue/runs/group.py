@@ -28,6 +28,8 @@ def cores() -> list[int]:
 def resume_all(folders: list[Path], jobs: int | None = None, confirmed: str | None = None) -> int:
     """Continue all runs, at most `jobs` at a time, each a process pinned to one core; the largest exit code.
 
+    That of a run which a signal has ended is 128 + signal.
+
     Their lines are printed as they come. Signals are passed on, and the end of this process is one: every run then
     saves and stops.
     """
@@ -54,7 +56,8 @@ def resume_all(folders: list[Path], jobs: int | None = None, confirmed: str | No
                     child.send_signal(signal.SIGTERM)
             for child in [c for c in running if c.poll() is not None]:
                 free.append(running.pop(child))
-                worst = max(worst, abs(child.returncode))
+                code = child.returncode
+                worst = max(worst, 128 - code if code < 0 else code)
             time.sleep(0.05)
     finally:
         for s, handler in before.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
 
@@ -37,13 +38,13 @@ class Display:
     def __init__(self, label: str, stream: TextIO | None = None, every: float = 10.0) -> None:
         self.label, self.stream, self.every = label, stream or sys.stdout, every
         self.live = self.stream.isatty() and not os.environ.get("SEGUE_PLAIN")
-        self.rate, self.shown, self.score = Rate(), 0.0, None
+        self.rate, self.shown = Rate(), 0.0
         self.place = ("", 0)  # phase and step last shown
 
     def say(self, text: str) -> None:
         """A line that stays."""
         clear = "\r\x1b[2K" if self.live else ""
-        print(f"{clear}{self.label}  {text}", file=self.stream, flush=True)
+        self._print(f"{clear}{self.label}  {text}", "\n")
 
     def __call__(self, progress: Any) -> None:
         phase, state = progress.phase, progress.state
@@ -57,7 +58,6 @@ class Display:
             elif row["kind"] == "progress":
                 self._progress(f"{row['phase']} step {row['step']:,}: {row['text']}")
             elif row["kind"] == "evaluation":
-                self.score = row["score"] if row["mode"] == "greedy" else self.score
                 self.say(f"{row['phase']} step {row['step']:,}: {row['mode']} score {row['score']:.1f}{_extras(row)}")
         rate = self.rate(phase.name, state.step)
         now = time.monotonic()
@@ -69,8 +69,8 @@ class Display:
         if rate:
             parts.append(f"{rate:,.0f} {'env steps' if phase.online else 'batches'}/s")
             parts.append(f"{clock((phase.steps - state.step) / rate)} left in this phase")
-        if self.score is not None:
-            parts.append(f"score {self.score:.1f}")
+        if state.score is not None:
+            parts.append(f"score {state.score:.1f}")
         self._redraw("  ".join(parts))
 
     def _progress(self, text: str) -> None:
@@ -83,11 +83,18 @@ class Display:
     def _redraw(self, text: str) -> None:
         """In the place of the last such line where the terminal allows it."""
         begin, end = ("\r\x1b[2K", "") if self.live else ("", "\n")
-        print(f"{begin}{self.label}  {text}", end=end, file=self.stream, flush=True)
+        self._print(f"{begin}{self.label}  {text}", end)
+
+    def _print(self, text: str, end: str) -> None:
+        try:
+            print(text, end=end, file=self.stream, flush=True)
+        except (OSError, ValueError):  # nobody reads it any more, or it is closed: the run goes on unseen
+            with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())  # Python flushes it once more at its end
 
     def close(self) -> None:
         if self.live:
-            print(file=self.stream, flush=True)
+            self._print("", "\n")
 
 
 def _extras(row: dict[str, Any]) -> str:

@@ -172,8 +172,9 @@ def _read_config(file: Path) -> Mapping[str, Any]:
             f"{file}: format {config['format']}, but this version of segue reads format {FORMAT}; "
             "report the run with the version that wrote it"
         )
-    need(config, "", method=str, task=dict, seed=int, digest=str, phases=list)
+    need(config, "", method=str, task=dict, seed=int, digest=str, phases=list, settings=dict)
     need(config["task"], "task", name=str)
+    need(config["settings"], "settings", eval_episodes=int)
     if not config["phases"]:
         raise CheckpointError(f"{file}: field 'phases' is empty; a run has at least one phase")
     for i, phase in enumerate(config["phases"]):
@@ -346,7 +347,7 @@ def summarise(record: RunRecord) -> Summary:
     last = record.phases[-1]
     ends = (row for row in record.rows if row.get("phase") == last["name"] and row["kind"] in ("train", "evaluation"))
     finished = any(row["step"] >= last["steps"] for row in ends)
-    if record.config.get("eval_episodes", 1):
+    if record.config["settings"]["eval_episodes"]:
         finished = any(i == len(record.phases) - 1 and step >= last["steps"] for i, step, _ in greedy)
     return Summary(
         seed=record.seed,
@@ -1090,7 +1091,7 @@ def _configuration(arm: Arm) -> str:
             return next(iter(texts))
         return "; ".join(f"{text} (seed {', '.join(map(str, seeds))})" for text, seeds in texts.items())
 
-    fields = ("commit", "versions", "machine", "threads", "dataset", "reference", "eval_every", "eval_episodes")
+    fields = ("commit", "versions", "machine", "threads", "dataset", "reference", "settings")
     phases = "".join(
         f"<li><b>{_safe(p['name'])}</b>: {p['steps']:,} {'environment steps' if p['online'] else 'updates'}"
         + "".join(f"; {_safe(k)} {_safe(_said(v))}" for k, v in p.items() if k not in ("name", "steps", "online"))

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,7 +31,7 @@ import segue
 from segue.errors import CheckpointError, ConfigError, DataError, Diverged, EnvironmentFault
 from segue.evaluate import seed_of
 from segue.phases import TRAINING, Parts, Phase, RunState, Settings, reenter, run, start
-from segue.runs import trust
+from segue.runs import group, trust
 from segue.runs.checkpoint import Checkpoints
 from segue.runs.codec import decode, dumps, encode, leaves
 from segue.runs.files import pack_state, read_json, read_verified, sha256, unpack_state, write_atomically
@@ -45,6 +45,9 @@ SAVE_EVERY = 60.0  # seconds between checkpoints, or more where saving would tak
 SAVE_SHARE = 0.03
 KEEP_SHARE = 0.01  # of the time goes into copies of the last finite state
 DECISIVE = ("method", "task", "phases", "settings", "dataset")  # what a run's numbers depend on, beside its seed
+FIELDS: dict[str, Any] = {name: dict for name in ("task", "settings", "overrides", "versions")}
+FIELDS |= {"method": str, "phases": list, "dataset": dict | None, "digest": str}
+FIELDS |= {"seed": int, "log": list, "commit": str | None, "threads": int}
 Say = Callable[[str], None]
 
 
@@ -64,18 +67,17 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The commit of segue's own checkout, with ``+`` where files are changed; None outside a checkout."""
-    git = ["git", "-C", str(Path(segue.__file__).parent)]
+    here = Path(segue.__file__)
+    git = ["git", "-C", str(here.parent)]
     try:
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", here.name], capture_output=True, timeout=10)
+        if tracked.returncode:  # no checkout, or somebody else's around an installed segue
+            return None
         found = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
         changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() + ("+" if changed.stdout.strip() else "") if found.returncode == 0 else None
-
-
-def threads() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> str:
@@ -127,13 +129,11 @@ def make_config(
         "digest": _digest(decisive),
         "seed": seed,
         "reference": None if reference is None else asdict(reference),
-        "eval_every": settings.eval_every,
-        "eval_episodes": settings.eval_episodes,
         "overrides": overrides or {},
         "log": list(log),
         "versions": versions(),
         "commit": commit(),
-        "threads": cores or threads(),
+        "threads": cores or len(group.cores()),
         "machine": machine(),
         "command": command,
     }
@@ -141,6 +141,12 @@ def make_config(
 
 def _digest(config: dict[str, Any]) -> str:
     return sha256(dumps({name: config[name] for name in DECISIVE}).encode())[:16]
+
+
+def _sealed(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with a checksum over all of it."""
+    rest = {name: value for name, value in config.items() if name != "sha256"}
+    return rest | {"sha256": sha256(dumps(rest).encode())}
 
 
 def create(folder: Path, config: dict[str, Any], source: Path | None = None) -> None:
@@ -156,6 +162,11 @@ def create(folder: Path, config: dict[str, Any], source: Path | None = None) -> 
         if (there["digest"], there["seed"]) == (config["digest"], config["seed"]):
             if there.get("from", {}).get("digest") != origin:
                 raise ConfigError(f"{folder} holds this run with another --from; choose another --out")
+            if more := set(config["log"]) - set(there["log"]):
+                raise ConfigError(
+                    f"{folder} holds this run, begun without --log {' '.join(sorted(more))}; leave that out to go on, "
+                    "or choose another --out"
+                )
             return
         mine, theirs = (dict(leaves({k: c[k] for k in (*DECISIVE, "seed")})) for c in (config, there))
         differ = sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
@@ -163,6 +174,8 @@ def create(folder: Path, config: dict[str, Any], source: Path | None = None) -> 
             f"{folder} holds another run ({there['method']} on {there['task']['name']}, seed {there['seed']}; "
             f"differs in {', '.join(differ[:5])}); choose another --out"
         )
+    if trust.names_code(config):
+        config = config | {"signature": trust.sign(config)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -171,13 +184,14 @@ def create(folder: Path, config: dict[str, Any], source: Path | None = None) -> 
         config = config | {"from": _take_over(folder, config, source)}
     elif not (folder / "metrics.jsonl").exists():
         write_atomically(folder / "metrics.jsonl", b"")
-    if trust.names_code(config):
-        config = config | {"signature": trust.sign(config)}
-    write_atomically(file, json.dumps(config, indent=1).encode())
+    write_atomically(file, json.dumps(_sealed(config), indent=1).encode())
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A run's configuration. Raises `CheckpointError` where the folder is no run or the file is not whole."""
+    """A run's configuration. Raises `CheckpointError` where the folder is no run or the file is not as it was written.
+
+    Runs begun before there was a checksum over the whole file are guarded by ``digest`` and the fields' types alone.
+    """
     file = folder / "config.json"
     if not file.exists():
         raise CheckpointError(
@@ -186,13 +200,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(file)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise CheckpointError(f"{file}: not a run's configuration of format {FORMAT}")
-    try:
-        whole = config["digest"] == _digest(config) and isinstance(config["seed"], int)
-        whole = whole and isinstance(config["task"]["name"], str) and isinstance(config["threads"], int)
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: damaged ({type(error).__name__}: {error})") from error
-    if not whole:
-        raise CheckpointError(f"{file}: changed since the run began; bring the old file back, or start a new run")
+    way_out = "bring the old file back, or start a new run"
+    for name, kinds in FIELDS.items():
+        if name not in config or not isinstance(config[name], kinds):
+            raise CheckpointError(f"{file}: its field {name!r} is missing or damaged; {way_out}")
+    if config["digest"] != _digest(config) or config.get("sha256") not in (None, _sealed(config)["sha256"]):
+        raise CheckpointError(f"{file}: changed since the run began; {way_out}")
     return config
 
 
@@ -271,21 +284,31 @@ def _take_over(folder: Path, config: dict[str, Any], source: Path) -> dict[str, 
     if not path.exists():
         raise ConfigError(f"--from {source}: its phase {name!r} is not finished; first: segue resume {source}")
     read_finished(path)
-    names = {p["name"] for p in config["phases"][:shared]}
-    rows = "".join(line + "\n" for line in _whole_lines(source / "metrics.jsonl") if json.loads(line)["phase"] in names)
+    rows = _rows_of(source, {p["name"] for p in config["phases"][:shared]})
     (folder / "phases").mkdir(exist_ok=True)
     for index in range(shared):
         file = phase_file(source, index, config["phases"][index]["name"])
         for f in (file, file.with_suffix(".json")):
             write_atomically(folder / "phases" / f.name, f.read_bytes())
-    write_atomically(folder / "metrics.jsonl", rows.encode())
+    write_atomically(folder / "metrics.jsonl", rows)
     origin = {"method": theirs["method"], "seed": theirs["seed"], "digest": theirs["digest"]}
-    return {"phases": shared, **origin, "metrics_bytes": len(rows.encode())}
+    return {"phases": shared, **origin, "metrics_bytes": len(rows)}
 
 
-def _whole_lines(file: Path) -> list[str]:
-    """The file's lines but a last one that a kill has torn."""
-    return file.read_text().split("\n")[:-1]
+def _rows_of(source: Path, names: set[str]) -> bytes:
+    """The rows of these phases in the metrics of the run `source`, but a last one that a kill has torn."""
+    file = source / "metrics.jsonl"
+    try:
+        lines = file.read_bytes().split(b"\n")[:-1]
+        return b"".join(line + b"\n" for line in lines if json.loads(line)["phase"] in names)
+    except OSError as error:
+        raise CheckpointError(
+            f"--from {source}: {file} cannot be read ({error.strerror}); bring it back, or pre-train anew"
+        ) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"--from {source}: {file} is damaged ({type(error).__name__}: {error}); bring it back, or pre-train anew"
+        ) from error
 
 
 def _data_name(config: dict[str, Any]) -> str:
@@ -377,11 +400,17 @@ def load_run(
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """This process alone works on the run. Raises `CheckpointError` where another one does."""
-    with open(folder / ".lock", "w") as lock:
+    file = folder / ".lock"
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            fcntl.flock(stack.enter_context(open(file, "w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             raise CheckpointError(f"{folder}: another process works on this run; wait for it or stop it") from error
+        except OSError as error:
+            raise CheckpointError(
+                f"{file}: cannot be locked ({error.strerror}); make the run's directory writable, or copy it to where "
+                "you may write"
+            ) from error
         yield
 
 
@@ -429,8 +458,8 @@ def execute(
 
 def _announce(config: dict[str, Any], say: Say) -> None:
     """Say what keeps the continued run from being bit for bit the uninterrupted one."""
-    if config["threads"] != threads():
-        say(f"note: begun with {config['threads']} core(s), goes on with {threads()}: not bit for bit the same")
+    if config["threads"] != (cores := len(group.cores())):
+        say(f"note: begun with {config['threads']} core(s), goes on with {cores}: not bit for bit the same")
     for name, number in (versions() | {"commit": commit()}).items():
         before = config["commit"] if name == "commit" else config["versions"].get(name, number)
         if before != number:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from segue.errors import ConfigError
+from segue.errors import ConfigError, nearest
 
 
 class Sink(Protocol):
@@ -55,8 +55,11 @@ SINKS: dict[str, type] = {"tensorboard": TensorBoard, "wandb": Wandb}
 
 
 def open_sinks(folder: Path, config: dict[str, Any]) -> list[Sink]:
-    """The sinks that the run asks for (``--log``). Raises `ConfigError` where an extra is missing."""
-    return [SINKS[name](folder, config) for name in config.get("log", ())]
+    """The sinks that the run asks for (``--log``). Raises `ConfigError` for one that is unknown or misses its extra."""
+    for name in config["log"]:
+        if name not in SINKS:
+            raise ConfigError(f"no log is called {name!r}{nearest(str(name), SINKS)}")
+    return [SINKS[name](folder, config) for name in config["log"]]
 
 
 def scalars(row: dict[str, Any]) -> Iterator[tuple[str, float]]:

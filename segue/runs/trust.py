@@ -12,6 +12,7 @@ import os
 import secrets
 import tempfile
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from segue.errors import ConfigError
@@ -20,17 +21,27 @@ from segue.files import cache_root
 
 def _secret() -> bytes:
     file = cache_root() / "secret"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".secret.", dir=file.parent)  # readable by this user alone
-        try:
-            with open(handle, "wb") as f:
-                f.write(secrets.token_bytes(32))
-            with suppress(FileExistsError):
-                os.link(temporary, file)  # the first of several processes wins
-        finally:
-            os.unlink(temporary)
-    return file.read_bytes()
+    try:
+        if not file.exists():
+            _make(file)
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{file}: your secret, which signs runs on code of your own (--env module:Class), cannot be read or made "
+            f"({error.strerror}); mend the rights or the room there, or set SEGUE_CACHE to a folder of yours"
+        ) from error
+
+
+def _make(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".secret.", dir=file.parent)  # readable by this user alone
+    try:
+        with open(handle, "wb") as f:
+            f.write(secrets.token_bytes(32))
+        with suppress(FileExistsError):
+            os.link(temporary, file)  # the first of several processes wins
+    finally:
+        os.unlink(temporary)
 
 
 def names_code(config: dict[str, Any]) -> str | None:
