@@ -162,6 +162,9 @@ def recipe(name: str) -> Recipe:
 def phases_of(name: str, task: Any, offline_steps: int | None = None, online_steps: int | None = None) -> Phases:
     """The phases of method `name` on `task`; None takes the recipe's own budget, 0 drops that stage."""
     budget = {"offline_steps": offline_steps, "online_steps": online_steps}
+    for field, steps in budget.items():
+        if steps is not None and steps < 0:
+            raise ConfigError(f"{field} must be at least 0, not {steps}")
     phases = recipe(name)(task, **{k: v for k, v in budget.items() if v is not None})
     kept = tuple(p for p in phases if p.steps)
     if not kept:

@@ -47,6 +47,11 @@ def test_one_call(tmp_path):
     assert step.terminal or step.timeout
 
 
+def test_a_negative_budget_is_named():
+    with pytest.raises(ConfigError, match="offline_steps must be at least 0, not -5"):
+        segue.train("iql", task="point-wall", offline_steps=-5)
+
+
 def test_pieces_of_a_long_refit_are_shown_and_not_kept():
     phases, seen = (two_phases(zoo.mopo)[0],), []
     result = segue.train(phases, task="point-wall", eval_episodes=0, progress=seen.append)

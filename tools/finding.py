@@ -84,7 +84,8 @@ def result(run: Path) -> dict:
     curve = [
         {k: row[k] for k in ("phase", "step", "mode", "score", "return")} for row in rows if row["kind"] == "evaluation"
     ]
-    kept = ("method", "seed", "digest", "commit", "versions", "threads", "machine", "dataset", "reference", "overrides")
+    kept = ("method", "seed", "digest", "commit", "versions", "threads", "machine", "dataset", "reference")
+    kept += ("overrides", "settings")
     phases = [{k: p[k] for k in ("name", "steps", "online")} for p in config["phases"]]
     return {k: config[k] for k in kept} | {
         "task": config["task"]["name"],
@@ -93,6 +94,8 @@ def result(run: Path) -> dict:
         "curve": curve,
     }
 
+
+EVALUATIONS = {"eval_episodes": 10}  # of records that do not say so
 
 COLUMNS = {
     "offline": "offline_score",
@@ -110,7 +113,7 @@ def records(data: Path, arm: str) -> list[RunRecord]:
     for file in sorted(data.glob(f"{arm}-*.json")):
         kept = json.loads(file.read_text())
         rows = [row | {"kind": "evaluation", "length": 0, "returns": [], "extras": {}} for row in kept["curve"]]
-        found.append(RunRecord(file, kept | {"task": {"name": kept["task"]}}, tuple(rows)))
+        found.append(RunRecord(file, {"settings": EVALUATIONS} | kept | {"task": {"name": kept["task"]}}, tuple(rows)))
     return found
 
 
