@@ -117,6 +117,11 @@ def records(data: Path, arm: str) -> list[RunRecord]:
     return found
 
 
+def between(low: str, high: str) -> str:
+    """An interval as it is printed; one seed has none."""
+    return "" if "nan" in (low, high) else f" [{low}, {high}]"
+
+
 def markdown(data: Path, arms: list[str]) -> str:
     """Rows per seed and the interquartile mean with its interval, per arm."""
     lines = ["| arm | seed | " + " | ".join(COLUMNS) + " |", "| --- " * (len(COLUMNS) + 2) + "|"]
@@ -130,7 +135,7 @@ def markdown(data: Path, arms: list[str]) -> str:
         cells = []
         for f in COLUMNS.values():
             e = estimate({"task": summaries}, f)
-            cells.append("-" if e is None else f"**{form(f, e.value)}** [{form(f, e.low)}, {form(f, e.high)}]")
+            cells.append("-" if e is None else f"**{form(f, e.value)}**{between(form(f, e.low), form(f, e.high))}")
         lines.append(f"| **{arm}** | IQM | " + " | ".join(cells) + " |")
     mean = records(data, arms[0])[0].config["dataset"]["return_mean"]
     lines += ["", f"Return at the end of pre-training (mean return of the data: {mean:.0f}):", ""]
@@ -139,7 +144,8 @@ def markdown(data: Path, arms: list[str]) -> str:
         returns = np.array([last(r) for r in records(data, arm)])
         low, high = stratified_bootstrap(returns)
         each = ", ".join(f"{x:.0f}" for x in returns)
-        lines.append(f"- {arm}: {interquartile_mean(returns):.0f} [{low:.0f}, {high:.0f}] (per seed {each})")
+        interval = between(f"{low:.0f}", f"{high:.0f}")
+        lines.append(f"- {arm}: {interquartile_mean(returns):.0f}{interval} (per seed {each})")
     return "\n".join(lines)
 
 
