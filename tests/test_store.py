@@ -134,7 +134,7 @@ def test_returns_of_the_sheet():
     store = with_returns(make_store(SPEC, dataset([1, 2, 3], terminal=[2]), 1), PLAIN, 1.0, 0)
     np.testing.assert_array_equal(store.offline_mc, [6, 5, 3])
     store = with_returns(make_store(SPEC, dataset([-5, -5, 5], terminal=[2]), 1), PLAIN, 0.99, 0)
-    np.testing.assert_allclose(store.offline_mc, [-5 + 0.99 * (-5 + 0.99 * 5), -5 + 0.99 * 5, 5], rtol=1e-6, atol=1e-6)  # float32 at 5
+    np.testing.assert_allclose(store.offline_mc, [-5 + 0.99 * (-5 + 0.99 * 5), -5 + 0.99 * 5, 5], rtol=1e-6, atol=1e-6)
 
 
 def test_returns_follow_the_phase():
