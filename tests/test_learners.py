@@ -28,6 +28,7 @@ from zoo import (
 
 from segue import losses
 from segue import types as segue_types
+from segue.dynamics import Pool
 from segue.errors import ConfigError, HandoverError
 from segue.learners import BC, IQL, PEX, SAC, TD3, Expand, Hold
 from segue.types import Trained, core, split, with_core
@@ -48,6 +49,10 @@ def step_of(learner):
 def state_of(learner, seed=0):
     """An initial state whose targets differ from their nets, so that mixing them up shows."""
     state = learner.init(jax.random.key(seed), SPEC)
+    if hasattr(state, "imagined"):  # rows of zeros have no variance, and norms of them are rounding
+        pool = state.imagined
+        rows = jax.random.normal(jax.random.key(seed + 1), pool.rows.shape)
+        state = segue_types.replace(state, imagined=Pool(rows, jnp.asarray(len(rows), pool.written.dtype)))
     inner = core(state)
     targets = {n: jax.tree.map(lambda x: 0.9 * x + 0.01, t) for n, t in vars(inner).items() if n.startswith("target_")}
     return with_core(state, segue_types.replace(inner, **targets)) if targets else state
