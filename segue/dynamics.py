@@ -184,7 +184,7 @@ def begin_fit(dynamics: Dynamics, rows: Rows, key: Key) -> Dynamics:
 def _measure(rows: Rows, key: Key) -> Scale:
     """Of the rows that models may learn from; the range of s is that of all of them."""
     indices, held = _draw(rows, key, min(_bootstrapped(rows), 1_000_000))
-    return _moments(rows, indices[~held])
+    return _moments(rows, np.resize(indices[~held], len(indices)))  # of one length, so one program
 
 
 @jax.jit

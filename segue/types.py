@@ -204,7 +204,11 @@ class Handover(NamedTuple):
 
 
 class Transition(Protocol):
-    """A frozen dataclass that makes a phase's first state."""
+    """A frozen dataclass that makes a phase's first state.
+
+    It is called twice: when a run is made by shapes alone (`jax.eval_shape`), on an empty ring and without a score, and
+    when its phase begins.
+    """
 
     def __call__(self, learner: Learner, handover: Handover) -> tuple[Any, Report]: ...
 

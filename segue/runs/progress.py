@@ -88,6 +88,10 @@ class Display:
     def _print(self, text: str, end: str) -> None:
         try:
             print(text, end=end, file=self.stream, flush=True)
+        except UnicodeEncodeError:
+            print(text.encode("ascii", "backslashreplace").decode(), end=end, file=self.stream, flush=True)
+        except BlockingIOError:  # a full pipe: this line is left out
+            return
         except (OSError, ValueError):  # nobody reads it any more, or it is closed: the run goes on unseen
             with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), self.stream.fileno())  # Python flushes it once more at its end
