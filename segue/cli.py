@@ -68,9 +68,6 @@ class Choice:
         """Task, phases and overrides; what is not given for the offline phases is as in the run `source`."""
         from segue import overrides, recipes
 
-        for name, steps in self.given.items():
-            if steps < 0:
-                raise ConfigError(f"--{name.replace('_', '-')}: steps must be at least 0, not {steps}")
         task = self.task_()
         phases = recipes.phases_of(self.method, task, self.offline_steps, self.online_steps)
         changed, taken = dict(overrides.parse(text) for text in self.set), {}

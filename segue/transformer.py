@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from segue.errors import ConfigError
+from segue.errors import ConfigError, within
 from segue.nets import Layer, Norm
 from segue.types import Batch, Key, Learner, Module, Spec, replace, split
 
@@ -132,16 +132,11 @@ def table_of_times(spec: Spec, context: int) -> int:
 
 def check_sizes(learner: Any) -> None:
     """Raises `ConfigError` naming the field of a transformer's learner that makes no sense."""
-    name = type(learner).__name__
-    for field in ("context", "embed", "layers", "heads", "warmup"):
-        if getattr(learner, field) < 1:
-            raise ConfigError(f"{name}.{field} must be at least 1, not {getattr(learner, field)}")
+    within(learner, **dict.fromkeys(("context", "embed", "layers", "heads", "warmup"), "[1, inf)"))
+    within(learner, dropout="[0, 1)", return_scale="(0, inf]")
     if learner.embed % learner.heads:
+        name = type(learner).__name__
         raise ConfigError(f"{name}: embed ({learner.embed}) must be a multiple of heads ({learner.heads})")
-    if not 0 <= learner.dropout < 1:
-        raise ConfigError(f"{name}.dropout is a share in [0, 1), not {learner.dropout}")
-    if not learner.return_scale > 0:
-        raise ConfigError(f"{name}.return_scale must be over 0, not {learner.return_scale}")
 
 
 # --------------------------------------------------------------------------------------------------------------- parts

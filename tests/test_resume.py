@@ -136,6 +136,14 @@ def cut_and_continue(folder, phases, n):
     return finish(folder)
 
 
+def four_cuts_leave_no_trace(root, phases):
+    uncut = Uncut(root / "uncut", phases)
+    rng = random.Random(0)
+    for i in range(4):
+        cut = root / f"cut-{i}"
+        assert_same(cut, cut_and_continue(cut, phases, rng.choice(uncut.others)), uncut)
+
+
 # -------------------------------------------------------------------------------------------------------- every learner
 
 
@@ -275,21 +283,13 @@ def test_the_directory_as_a_kill_leaves_it_at_any_moment(tmp_path, monkeypatch):
 )
 def test_schedules(kwargs, tmp_path):
     phases = two_phases(zoo.td3, **kwargs)
-    uncut = Uncut(tmp_path / "uncut", phases)
-    rng = random.Random(0)
-    for i in range(4):
-        folder = tmp_path / f"cut-{i}"
-        assert_same(folder, cut_and_continue(folder, phases, rng.choice(uncut.others)), uncut)
+    four_cuts_leave_no_trace(tmp_path, phases)
 
 
 @pytest.mark.slow
 def test_updates_of_windows_at_an_episode_s_end(tmp_path):
     phases = two_phases(zoo.ZOO["standardise(odt)"], online=330, updates=PerEpisode(n=7))
-    uncut = Uncut(tmp_path / "uncut", phases)
-    rng = random.Random(0)
-    for i in range(4):
-        folder = tmp_path / f"cut-{i}"
-        assert_same(folder, cut_and_continue(folder, phases, rng.choice(uncut.others)), uncut)
+    four_cuts_leave_no_trace(tmp_path, phases)
 
 
 @pytest.mark.slow

@@ -417,6 +417,16 @@ def test_episodes_that_are_known(ends, terminal, horizon):
     Sequences(4).init(KEY, ROW_SPEC._replace(horizon=horizon), store)
 
 
+@pytest.mark.parametrize("learner", [DT, ODT])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("context", 0), ("layers", 0), ("heads", 3), ("heads", 0), ("dropout", 1.0), ("return_scale", 0.0)],
+)
+def test_sizes_of_transformers_are_checked(learner, field, value):
+    with pytest.raises(ConfigError, match=rf"{learner.__name__}\W.*{field}"):
+        learner(**{field: value})
+
+
 @pytest.mark.parametrize("make", [lambda: Sequences(0), lambda: Sequences(4, buffer=0)])
 def test_sizes_of_windows_are_checked(make):
     with pytest.raises(ConfigError, match="at least 1"):
