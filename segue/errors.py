@@ -51,6 +51,6 @@ def within(owner: object, **intervals: str) -> None:
         low, high = map(float, interval[1:-1].split(","))
         value = getattr(owner, name)
         for x in value if isinstance(value, tuple | list) else (value,):
-            inside = x is None or (isinstance(x, Real) and low <= x <= high)
+            inside = x is None or (isinstance(x, Real) and low <= float(x) <= high)
             if not inside or (interval[0] == "(" and x == low) or (interval[-1] == ")" and x == high):
                 raise ConfigError(f"{type(owner).__name__}.{name} lies in {interval}, not {value!r}")

@@ -632,7 +632,7 @@ def _evaluation(c: Context, phase: Phase, state: RunState) -> tuple[RunState, li
         mean, length = float(np.mean(returns)), float(np.mean([o.length for o in outcomes]))
         names = sorted({k for o in outcomes for k in o.extras})
         extras = {k: float(np.mean([o.extras[k] for o in outcomes if k in o.extras])) for k in names}
-        s = float(c.task.score(mean))
+        s = float(np.mean([c.task.score(r) for r in returns]))
         if greedy:
             seen = Episode(s, mean, round(length), True)
         rows.append(

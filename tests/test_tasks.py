@@ -15,10 +15,11 @@ from safetensors.numpy import save_file
 from segue import tasks
 from segue.errors import ConfigError, DataError, Diverged, EnvironmentFault
 from segue.files import cache_root
-from segue.tasks import locomotion, point_wall
+from segue.tasks import locomotion, made, point_wall
 from segue.tasks.custom import custom_task
-from segue.tasks.dataset import dataset_from_arrays, read, write_npz
+from segue.tasks.dataset import COLUMNS, dataset_from_arrays, read, write_npz
 from segue.tasks.environment import Environment
+from segue.tasks.made import Making
 from segue.tasks.point_wall import PointWall, crosses_wall
 from segue.tasks.task import Reference, Task
 
@@ -291,6 +292,28 @@ def test_point_wall_data(name):
     assert task.spec.terminates is task.terminates
 
 
+def test_a_rate_counts_whole_episodes():
+    rate = Reference("success rate", -200, 0, rate=True)
+    assert [rate.score(r) for r in (-200, -199, -1, 0)] == [0, 100, 100, 100]
+
+
+def test_a_named_task_learns_from_a_file(tmp_path):
+    named = tasks.get("point-wall")
+    file = tmp_path / "short.npz"
+    keep = slice(0, int(named.dataset.lengths[0]))
+    write_npz(dataset_from_arrays({c: getattr(named.dataset, c)[keep] for c in COLUMNS}, "short"), file)
+    task = tasks.get("point-wall", dataset=file)
+    assert task.dataset.size == named.dataset.lengths[0]
+    assert task.dataset.name == "short"
+    assert task.score(1.0) == 100
+    assert task.make_env().obs_dim == 2
+    assert task.source == {"kind": "named", "name": "point-wall", "dataset": str(file)}
+    assert tasks.from_source(task.source).dataset.hash == task.dataset.hash
+    for source in ({"kind": "named"}, {"kind": "named", "name": 3}, {"kind": "named", "name": "hopper", "dataset": 1}):
+        with pytest.raises(ConfigError, match="not the source of a task"):
+            tasks.from_source(source)
+
+
 # --- locomotion
 
 
@@ -432,8 +455,8 @@ def test_cache(hopper, monkeypatch):
 
     monkeypatch.setattr(locomotion, "roll_out", counted)
 
-    def get(**kwargs):
-        return locomotion.cached(body, "medium", 60, path, message=said.append, **kwargs)
+    def get(force=False):
+        return locomotion.cached(body, "medium", 60, path, Making(message=said.append, force=force))
 
     first = get()
     file = cache_root() / "datasets" / "segue" / "hopper" / "medium-v0.npz"
@@ -473,14 +496,14 @@ def test_cache(hopper, monkeypatch):
     get(force=True)
 
     # another MuJoCo: made again, and said; without MuJoCo the cached set serves
-    n, versions = rolls["n"], locomotion._versions()
+    n, versions = rolls["n"], made.installed("mujoco")
     assert json.loads(manifest.read_text()).items() >= versions.items()
     with monkeypatch.context() as m:
-        m.setattr(locomotion, "_versions", lambda: versions | {"mujoco": "0.1"})
+        m.setattr(made, "installed", lambda *_: versions | {"mujoco": "0.1"})
         get()
         assert rolls["n"] == n + 1
         assert f"mujoco was {versions['mujoco']} and is now 0.1; the dataset is made again" in said[-1]
-        m.setattr(locomotion, "_versions", lambda: {"numpy": "0.1"})
+        m.setattr(made, "installed", lambda *_: {"numpy": "0.1"})
         assert get().hash == changed.hash
     assert rolls["n"] == n + 1
     get()
@@ -497,15 +520,14 @@ def test_cache(hopper, monkeypatch):
 def test_published_checksum(hopper, monkeypatch):
     body, path = hopper
     said = []
-    monkeypatch.setattr(locomotion, "ROWS", 20)
-    monkeypatch.setattr(locomotion, "CHECKSUMS", {"segue/hopper/medium-v0": "0" * 64})
-    monkeypatch.setattr(locomotion, "CHECKSUM_VERSIONS", {"mujoco": "1.2.3"})
-    data = locomotion.cached(body, "medium", 20, path, message=said.append)
+    known = {"hash": "0" * 64, "rows": 20, "versions": {"mujoco": "1.2.3"}}
+    monkeypatch.setattr(made, "published", lambda: {"segue/hopper/medium-v0": known})
+    data = locomotion.cached(body, "medium", 20, path, Making(message=said.append))
     assert len(said) == 1
     assert f"mujoco {data.info['mujoco']}" in said[0]
     assert "mujoco 1.2.3" in said[0]
-    monkeypatch.setattr(locomotion, "CHECKSUMS", {"segue/hopper/medium-v0": data.hash})
-    locomotion.cached(body, "medium", 20, path, message=said.append)
+    known["hash"] = data.hash
+    locomotion.cached(body, "medium", 20, path, Making(message=said.append))
     assert len(said) == 1
 
 
@@ -525,11 +547,9 @@ def test_hopper_task(monkeypatch):
     assert task.score_name == "D4RL hopper"
     with pytest.raises(ConfigError, match="'hopper' has no dataset"):
         _ = task.dataset
-    with pytest.raises(ConfigError, match="hopper-medium"):
+    with pytest.raises(ConfigError, match="'hopper' has no dataset"):
         tasks.make_dataset("hopper", force=True)
-    monkeypatch.setattr(locomotion, "CHECKSUMS", {})  # of full datasets
     monkeypatch.setattr(locomotion, "ROWS", 20)
-    monkeypatch.setattr(locomotion.cached, "__defaults__", (20, *locomotion.cached.__defaults__[1:]))
     ticks = []
     made = tasks.make_dataset("hopper-random", progress=lambda done, total: ticks.append((done, total)))
     assert made.size == 20

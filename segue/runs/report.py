@@ -185,8 +185,9 @@ def _read_config(file: Path) -> Mapping[str, Any]:
     dataset, reference = config.get("dataset"), config.get("reference")
     if dataset is not None:
         need(dataset, "dataset")
-        if not _is(dataset.get("return_mean"), (float, type(None))):
-            need(dataset, "dataset", return_mean=float)
+        for mean in ("return_mean", "score_mean"):
+            if not _is(dataset.get(mean), (float, type(None))):
+                need(dataset, "dataset", **{mean: float})
     if reference is not None:
         need(reference, "reference", minimum=float, maximum=float)
     return config
@@ -750,8 +751,11 @@ def _draw_curves(figure: Figure, members: Sequence[Arm]) -> None:
 
 
 def _behaviour_score(config: Mapping[str, Any]) -> float | None:
-    """Mean return of the dataset's episodes as a score; None where the dataset or the reference is not known."""
-    mean, reference = (config.get("dataset") or {}).get("return_mean"), config.get("reference")
+    """Mean score of the dataset's episodes; None where the dataset or the reference is not known."""
+    dataset, reference = config.get("dataset") or {}, config.get("reference")
+    mean = dataset.get("return_mean")
+    if reference is not None and dataset.get("score_mean") is not None:
+        return float(dataset["score_mean"])
     if mean is None or reference is None or reference["maximum"] == reference["minimum"]:
         return None
     return 100.0 * (mean - reference["minimum"]) / (reference["maximum"] - reference["minimum"])

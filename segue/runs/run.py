@@ -115,6 +115,7 @@ def make_config(
         d = task.dataset
         dataset = {"name": d.name, "hash": d.hash, "size": d.size, "episodes": len(d.starts)}
         dataset |= {"return_mean": float(np.mean(d.returns)), "return_max": float(np.max(d.returns))}
+        dataset["score_mean"] = float(np.mean([task.score(r) for r in d.returns]))
     reference = task.score_reference
     decisive = {
         "method": method,

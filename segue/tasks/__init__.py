@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from segue.errors import ConfigError, nearest
-from segue.tasks import locomotion
-from segue.tasks import point_wall as _point_wall
+from segue.tasks import locomotion, point_wall
 from segue.tasks.custom import custom_task
 from segue.tasks.dataset import Dataset, dataset_from_arrays, read, write_npz
 from segue.tasks.environment import Environment, Step
+from segue.tasks.made import Making, Message, Progress
 from segue.tasks.task import Reference, Task
 
 __all__ = [
@@ -31,10 +33,12 @@ __all__ = [
     "write_npz",
 ]
 
+FAMILIES = (point_wall, locomotion)  # each: catalogue() -> {name: line}, task(name, making) -> Task
+
 
 def catalogue() -> dict[str, str]:
     """One line on each named task."""
-    return {**_point_wall.CATALOGUE, **locomotion.catalogue()}
+    return {name: line for family in FAMILIES for name, line in family.catalogue().items()}
 
 
 def names() -> list[str]:
@@ -44,43 +48,45 @@ def names() -> list[str]:
 
 def get(
     name: str,
-    progress: Callable[[int, int], None] | None = None,
-    message: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    message: Message | None = None,
+    *,
+    dataset: str | Path | None = None,
+    force: bool = False,
 ) -> Task:
     """A named task. `progress(done, total)` counts rows while its dataset is made; `message` takes what is to be said
-    about the cache (default: a Python warning). Raises ``ConfigError`` for an unknown name.
+    about the cache (default: a Python warning); `force` makes the dataset anew. With `dataset` (a file) the task keeps
+    its environment and its reference, and learns from those rows. Raises ``ConfigError`` for an unknown name.
     """
-    if name in _point_wall.CATALOGUE:
-        return _point_wall.point_wall(name)
-    if name in locomotion.catalogue():
-        return locomotion.locomotion(name, progress=progress, message=message)
-    raise ConfigError(f"unknown task {name!r}{nearest(name, names())}")
+    for family in FAMILIES:
+        if name in family.catalogue():
+            task = family.task(name, Making(progress, message, force))
+            break
+    else:
+        raise ConfigError(f"unknown task {name!r}{nearest(name, names())}")
+    if dataset is None:
+        return task
+    path = Path(dataset).expanduser().resolve()
+    load = lambda: read(path, max_episode_steps=task.horizon)
+    return replace(task, source={**task.source, "dataset": str(path)}, load_dataset=load)
 
 
-def from_source(
-    source: Mapping[str, Any],
-    progress: Callable[[int, int], None] | None = None,
-    message: Callable[[str], None] | None = None,
-) -> Task:
+def from_source(source: Mapping[str, Any], progress: Progress | None = None, message: Message | None = None) -> Task:
     """The task whose ``source`` this is. Raises ``ConfigError`` if it is none."""
     kind = source.get("kind") if isinstance(source, Mapping) else None
-    if kind == "named" and isinstance(source.get("name"), str):
-        return get(source["name"], progress, message)
-    if kind == "custom" and all(isinstance(source.get(key), str | None) for key in ("env", "dataset", "name")):
+    texts = isinstance(source, Mapping) and all(isinstance(x, str | None) for x in source.values())
+    if kind == "named" and texts and source.get("name"):
+        return get(source["name"], progress, message, dataset=source.get("dataset"))
+    if kind == "custom" and texts:
         return custom_task(source.get("env"), source.get("dataset"), source.get("name"))
     raise ConfigError(f"not the source of a task: {source!r}; known kinds: custom, named")
 
 
 def make_dataset(
-    name: str,
-    force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    message: Callable[[str], None] | None = None,
+    name: str, force: bool = False, progress: Progress | None = None, message: Message | None = None
 ) -> Dataset:
     """The dataset of a named task, made if it is not cached, or in any case with `force`."""
-    if force and name in locomotion.catalogue():
-        return locomotion.remake(name, progress=progress, message=message)
-    return get(name, progress, message).dataset
+    return get(name, progress, message, force=force).dataset
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

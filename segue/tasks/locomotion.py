@@ -6,27 +6,25 @@ policies from training up to the medium one), ``medium-expert`` (half of each). 
 them compare only with scores on the same version of the same set.
 
 The same rows come out on every machine with the same MuJoCo: weights are float16, the policy runs in float64, and its
-actions are rounded to multiples of 2^-12 (and kept within 1 - 2^-12) before the environment sees them.
+actions are rounded (`segue.tasks.made`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from segue.errors import ConfigError, DataError, nearest
-from segue.files import cache_root
-from segue.tasks.dataset import COLUMNS, Dataset, dataset_from_arrays, read, write_npz, writing
+from segue.tasks import made
+from segue.tasks.dataset import Dataset, dataset_from_arrays
 from segue.tasks.environment import Environment
+from segue.tasks.made import Making
 from segue.tasks.task import Reference, Task
 
 LEVELS = {
@@ -39,20 +37,8 @@ LEVELS = {
 ROWS = 100_000
 GENERATOR = "1"  # changes whenever the same inputs give other rows
 VERSION = "v0"  # of the sets
-GRID = 2.0**-12  # of the actions
 LAYERS = 3
 LOG_STD = -20.0, 2.0
-CHECKSUMS: dict[str, str] = {  # dataset id -> hash of its columns, where published
-    "segue/hopper/random-v0": "6ac722f0023a420985896227a73f607e2e5c05ed923709b222eb644d8b414ea0",
-    "segue/hopper/medium-v0": "e3a7a18949e6ca32864fc9bd293a7db1b76b9bd04891cd1bb646b78888f9ded7",
-    "segue/hopper/medium-replay-v0": "1e7e144e96c16e1e8b8d227c673117955898be0d048fba1520e59aead4a7fed3",
-    "segue/hopper/medium-expert-v0": "4e96b90df3dd677ed6f23fb407b8a667c090eec42d3562056f1ecd013a903972",
-    "segue/hopper/expert-v0": "bc68c2dd3b0d752d2e395e8c9881d290f7326aafd3c093d1ed6b0188b47c1f82",
-}
-CHECKSUM_VERSIONS = {"mujoco": "3.11.0", "gymnasium": "1.4.0", "numpy": "2.4.6"}  # that the checksums were made with
-
-Progress = Callable[[int, int], None]
-Message = Callable[[str], None]
 
 
 def _hopper_terminates(obs: Any, action: Any, next_obs: Any) -> Any:
@@ -108,7 +94,7 @@ def dataset_id(body: Body, level: str) -> str:
     return f"segue/{body.name}/{level}-{VERSION}"
 
 
-def locomotion(name: str, progress: Progress | None = None, message: Message | None = None) -> Task:
+def task(name: str, making: Making) -> Task:
     """The task ``hopper`` (no data) or ``hopper-<level>``."""
     body, level = _split(name)
     return Task(
@@ -116,7 +102,7 @@ def locomotion(name: str, progress: Progress | None = None, message: Message | N
         family="locomotion",
         source={"kind": "named", "name": name},
         make_env=lambda: make_env(body),
-        load_dataset=None if level is None else lambda: cached(body, level, progress=progress, message=message),
+        load_dataset=None if level is None else lambda: cached(body, level, making=making),
         reference=body.reference,
         replayable=True,
         obs_dim=body.obs_dim,
@@ -124,14 +110,6 @@ def locomotion(name: str, progress: Progress | None = None, message: Message | N
         horizon=body.horizon,
         terminates=body.terminates,
     )
-
-
-def remake(name: str, progress: Progress | None = None, message: Message | None = None) -> Dataset:
-    """The dataset of a task made anew, whatever the cache holds."""
-    body, level = _split(name)
-    if level is None:
-        raise ConfigError(f"task {name!r} has no dataset; name a level: {', '.join(f'{name}-{x}' for x in LEVELS)}")
-    return cached(body, level, force=True, progress=progress, message=message)
 
 
 def make_env(body: Body) -> Environment:
@@ -231,7 +209,7 @@ def roll_out(
     level: str,
     rows: int = ROWS,
     behaviours: Path | None = None,
-    progress: Progress | None = None,
+    progress: made.Progress | None = None,
 ) -> Dataset:
     """`rows` transitions of a level, the last episode cut by a timeout. `progress(done, total)` counts rows."""
     if level not in LEVELS:
@@ -247,140 +225,48 @@ def roll_out(
             if part not in policies.levels:
                 raise DataError(f"{path}: level {part!r} is missing; there are: {', '.join(sorted(policies.levels))}")
 
-    name = dataset_id(body, level)
-    env = make_env(body)
-    seed = hashlib.sha256(name.encode()).digest()[:16]
-    rng = np.random.Generator(np.random.PCG64(int.from_bytes(seed, "big")))
-    obs, next_obs = (np.empty((rows, body.obs_dim), np.float32) for _ in range(2))
-    action, reward = np.empty((rows, body.act_dim), np.float32), np.empty(rows, np.float32)
-    terminal, timeout = np.zeros(rows, bool), np.zeros(rows, bool)
-    cuts = (rows // 2, rows) if level == "medium-expert" else (rows,)  # where a part ends
-    parts = ("medium", "expert") if level == "medium-expert" else (level,)
+    def begin(part: str) -> Callable[[np.random.Generator], made.Act]:
+        def of_episode(rng: np.random.Generator) -> made.Act:
+            if policies is None:
+                return lambda _, rng: rng.uniform(-1.0, 1.0, body.act_dim)
+            ladder = policies.ladder
+            rung = ladder[int(rng.integers(len(ladder)))] if part == "medium-replay" else part
+            net = policies.levels[rung]
+            return lambda obs, rng: _policy(net, obs, rng.standard_normal(body.act_dim))
 
+        return of_episode
+
+    name = dataset_id(body, level)
+    rng, env = made.stream(name), make_env(body)
     try:
-        row = 0
-        for part, cut in zip(parts, cuts, strict=True):
-            while row < cut:
-                net = None
-                if policies is not None:
-                    ladder = policies.ladder
-                    rung = ladder[int(rng.integers(len(ladder)))] if part == "medium-replay" else part
-                    net = policies.levels[rung]
-                s = env.reset(int(rng.integers(2**31)))
-                ended = False
-                while row < cut and not ended:
-                    if net is None:
-                        a = rng.uniform(-1.0, 1.0, body.act_dim)
-                    else:
-                        a = _policy(net, s, rng.standard_normal(body.act_dim))
-                    a = np.rint(a / GRID) * GRID
-                    a = np.minimum(np.maximum(a, GRID - 1.0), 1.0 - GRID)
-                    result = env.step(a)
-                    obs[row], action[row], reward[row], next_obs[row] = s, a, result.reward, result.obs
-                    terminal[row], timeout[row] = result.terminal, result.timeout
-                    s, ended = result.obs, result.terminal or result.timeout
-                    row += 1
-                    if progress is not None and (row % 1000 == 0 or row == rows):
-                        progress(row, rows)
-            timeout[cut - 1] = not terminal[cut - 1]
+        if level == "medium-expert":
+            half = rows // 2
+            first = made.collect(env, half, rng, begin("medium"), progress, 0, rows)
+            columns = made.joined(first, made.collect(env, rows - half, rng, begin("expert"), progress, half, rows))
+        else:
+            columns = made.collect(env, rows, rng, begin(level), progress)
     finally:
         env.close()
-
     info = {
         "source": name,
         "generator": GENERATOR,
         "rows": rows,
         "behaviours": None if policies is None else policies.sha256,
         "record": None if policies is None else policies.record,
-        **_versions(),
+        **made.installed("mujoco"),
     }
-    columns: dict[str, np.ndarray] = dict(zip(COLUMNS, (obs, action, reward, next_obs, terminal, timeout), strict=True))
     return dataset_from_arrays(columns, name, info=info)
 
 
 def cached(
-    body: Body,
-    level: str,
-    rows: int = ROWS,
-    behaviours: Path | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
-    message: Message | None = None,
+    body: Body, level: str, rows: int | None = None, behaviours: Path | None = None, making: Making = made.QUIET
 ) -> Dataset:
-    """The dataset of a level from the cache, made first if it is not there.
-
-    A set made by another generator, other policies, another MuJoCo or of another size is made again, and `message` says
-    so (default: a Python warning). Raises ``DataError`` if the file is not what its manifest says.
-    """
-    say = message or (lambda text: warnings.warn(text, stacklevel=3))
-    name = dataset_id(body, level)
-    folder = cache_root() / "datasets"
-    path, manifest = folder / f"{name}.npz", folder / f"{name}.json"
-    sha256 = None if level == "random" else _file_hash(behaviours or body.behaviours)
-    versions = _versions()
+    """The dataset of a level from the cache, made first if it is not there (`made.cached`)."""
+    rows = ROWS if rows is None else rows
+    sha256 = None if level == "random" else made.file_hash(behaviours or body.behaviours)
     wanted = {"generator": GENERATOR, "rows": rows, "behaviours": sha256}
-    wanted |= {"mujoco": versions["mujoco"]} if "mujoco" in versions else {}  # without it a cached set still serves
-    if not force and path.exists():
-        dataset = _verified(path, manifest, wanted, f"segue data make {body.name}-{level} --force", say)
-        if dataset is not None:
-            _compare_checksum(dataset, say)
-            return dataset
-    dataset = roll_out(body, level, rows, behaviours, progress)
-    write_npz(dataset, path)
-    with writing(manifest) as file:
-        file.write(json.dumps({"hash": dataset.hash, **wanted, **versions}, indent=1).encode())
-    _compare_checksum(dataset, say)
-    return dataset
 
+    def make(progress: made.Progress | None) -> Dataset:
+        return roll_out(body, level, rows, behaviours, progress)
 
-def _verified(path: Path, manifest: Path, wanted: Mapping[str, Any], way_out: str, say: Message) -> Dataset | None:
-    """The cached dataset, or None if it must be made again."""
-    if not manifest.exists():
-        say(f"{path}: its manifest {manifest.name} is missing (an interrupted run?); the dataset is made again")
-        return None
-    try:
-        found = json.loads(manifest.read_text())
-        recorded = found["hash"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{manifest}: not a manifest: {error!r}; make the dataset again: {way_out}") from error
-    for key, value in wanted.items():
-        if found.get(key) != value:
-            before = found.get(key, "not recorded")
-            say(
-                f"{path}: {key} was {before} and is now {value}; the dataset is made again"
-                + (f" (a run on the old rows goes on with {key} {before})" if key == "mujoco" and key in found else "")
-            )
-            return None
-    try:
-        dataset = read(path)
-    except DataError as error:
-        raise DataError(f"{error}; make the dataset again: {way_out}") from error
-    if dataset.hash != recorded:
-        raise DataError(f"{path}: the rows are not those that were made (hash differs); make them again: {way_out}")
-    return dataset
-
-
-def _compare_checksum(dataset: Dataset, say: Message) -> None:
-    published = CHECKSUMS.get(dataset.name)
-    if published is not None and dataset.info.get("rows") == ROWS and published != dataset.hash:
-        made = ", ".join(f"{package} {dataset.info.get(package)}" for package in _versions())
-        theirs = ", ".join(f"{package} {version}" for package, version in CHECKSUM_VERSIONS.items())
-        say(
-            f"{dataset.name}: not the published rows. It was made with {made}; the published one with {theirs}. "
-            "Compare scores only with those on the same rows."
-        )
-
-
-def _file_hash(path: Path) -> str:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file of behaviour policies; this installation lacks it, install segue again")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    """Installed versions of what moves the rows."""
-    installed = {}
-    for package in ("mujoco", "gymnasium", "numpy"):
-        with suppress(metadata.PackageNotFoundError):
-            installed[package] = metadata.version(package)
-    return installed
+    return made.cached(dataset_id(body, level), f"{body.name}-{level}", wanted, make, making)

@@ -19,6 +19,7 @@ import numpy as np
 from segue.errors import ConfigError, Diverged
 from segue.tasks.dataset import Dataset, dataset_from_arrays
 from segue.tasks.environment import Step
+from segue.tasks.made import Making
 from segue.tasks.task import Reference, Task
 
 START, START_NOISE = (0.0, 0.5), 0.02
@@ -132,8 +133,16 @@ def detours(name: str, radius: float) -> Dataset:
     return dataset_from_arrays(columns, f"segue/{name}-v0", info=info)
 
 
-def point_wall(name: str) -> Task:
-    """The task ``point-wall`` or ``point-wall-strict``."""
+def catalogue() -> dict[str, str]:
+    """One line on each task of the family."""
+    return {
+        "point-wall": "point mass, 100 detours over a wall; the short way is under it (goal radius 0.05)",
+        "point-wall-strict": "the same with the goal radius of OOO's code, 0.01",
+    }
+
+
+def task(name: str, making: Making) -> Task:
+    """The task ``point-wall`` or ``point-wall-strict``; its dataset takes less than a second and is not kept."""
     radius = RADII[name]
 
     def terminates(obs: Any, action: Any, next_obs: Any) -> Any:
@@ -153,9 +162,3 @@ def point_wall(name: str) -> Task:
         horizon=LIMIT,
         terminates=terminates,
     )
-
-
-CATALOGUE = {
-    "point-wall": "point mass, 100 detours over a wall; the short way is under it (goal radius 0.05)",
-    "point-wall-strict": "the same with the goal radius of OOO's code, 0.01",
-}

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reference:
-    """Returns that count as 0 and as 100."""
+    """Returns that count as 0 and as 100. A rate counts each episode whole: 100 above the minimum, else 0."""
 
     name: str
     minimum: float
     maximum: float
+    rate: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.minimum) and math.isfinite(self.maximum) and self.minimum < self.maximum):
@@ -32,7 +33,9 @@ class Reference:
             )
 
     def score(self, return_: float) -> float:
-        """``100 (return - minimum) / (maximum - minimum)``."""
+        """``100 (return - minimum) / (maximum - minimum)``, or of a rate 100 or 0."""
+        if self.rate:
+            return 100.0 if return_ > self.minimum else 0.0
         return 100.0 * (return_ - self.minimum) / (self.maximum - self.minimum)
 
 
@@ -92,5 +95,5 @@ class Task:
         return "return" if self.score_reference is None else self.score_reference.name
 
     def score(self, return_: float) -> float:
-        """The return of an episode on the scale that `score_name` names."""
+        """The return of one episode on the scale that `score_name` names; a mean score is the mean of these."""
         return float(return_) if self.score_reference is None else self.score_reference.score(float(return_))
