@@ -103,9 +103,8 @@ def pack(name: str, out: Path) -> None:
     save_file(arrays, path, metadata={"record": json.dumps(facts)})
     print(f"{path}: {path.stat().st_size // 1024} KiB")
     for level, row in levels.items():
-        print(
-            f"{level:10} step {row['step']:7} score {score(row):5.1f} greedy {row['greedy']:7.0f} sampled {row['sampled']:7.0f}"
-        )
+        returns = f"greedy {row['greedy']:7.0f} sampled {row['sampled']:7.0f}"
+        print(f"{level:10} step {row['step']:7} score {score(row):5.1f} {returns}")
 
 
 def main() -> None:
