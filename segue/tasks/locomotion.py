@@ -3,7 +3,15 @@
 Behaviour policies of several strengths come with the library as weights; a dataset is their rollouts, kept in a cache.
 The levels copy D4RL's recipe (Fu et al. 2020): ``random``, ``medium``, ``expert``, ``medium-replay`` (episodes of
 policies from training up to the medium one), ``medium-expert`` (half of each). They are **not** D4RL's sets: scores on
-them compare only with scores on the same version of the same set.
+them compare only with scores on the same version of the same set. A level is offered where its body's weights are
+there; ``random`` needs none.
+
+The bodies are Gymnasium's v5. Of Hopper and HalfCheetah that is the environment of D4RL's data. ``Walker2d-v5`` has a
+friction of 1.9 under both feet, and D4RL's walker (v2, v4) 0.9 under the right one: D4RL's walker files are of another
+body. ``Ant-v5`` is observed without contact forces (27 entries); it still pays for them, at most 0.042 a step, which
+D4RL's ant did not, and its bonus for health is not paid at a fall.
+
+``ant-sparse`` and ``halfcheetah-sparse`` pay for distance alone, and are learnt online (`Beyond`).
 
 The same rows come out on every machine with the same MuJoCo: weights are float16, the policy runs in float64, and its
 actions are rounded (`segue.tasks.made`).
@@ -13,8 +21,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +56,23 @@ def _hopper_terminates(obs: Any, action: Any, next_obs: Any) -> Any:
     return ~((height > 0.7) & (abs(angle) < 0.2) & (abs(rest) < 100).all(-1))
 
 
+def _walker2d_terminates(obs: Any, action: Any, next_obs: Any) -> Any:
+    """``Walker2d-v5``: unhealthy outside 0.8 < height < 2 and \\|angle\\| < 1."""
+    height, angle = next_obs[..., 0], next_obs[..., 1]
+    return ~((height > 0.8) & (height < 2.0) & (abs(angle) < 1.0))
+
+
+def _ant_terminates(obs: Any, action: Any, next_obs: Any) -> Any:
+    """``Ant-v5``: unhealthy outside 0.2 <= height <= 1, and where an entry is not finite."""
+    height = next_obs[..., 0]
+    return ~((height >= 0.2) & (height <= 1.0) & (abs(next_obs) < math.inf).all(-1))
+
+
+def _never_terminates(obs: Any, action: Any, next_obs: Any) -> Any:
+    """False in every row: episodes are only cut."""
+    return abs(next_obs[..., 0]) < 0
+
+
 @dataclass(frozen=True)
 class Body:
     """One body of the family."""
@@ -56,7 +82,8 @@ class Body:
     reference: Reference
     obs_dim: int
     act_dim: int
-    terminates: Callable[[Any, Any, Any], Any] | None
+    terminates: Callable[[Any, Any, Any], Any]
+    options: Mapping[str, Any] = field(default_factory=dict)  # of `gymnasium.make`
     horizon: int = 1000
 
     @property
@@ -66,19 +93,66 @@ class Body:
 
 
 BODIES = {
-    "hopper": Body(
-        "hopper", "Hopper-v5", Reference("D4RL hopper", -20.272305, 3234.3), 11, 3, terminates=_hopper_terminates
+    body.name: body
+    for body in (
+        Body("hopper", "Hopper-v5", Reference("D4RL hopper", -20.272305, 3234.3), 11, 3, _hopper_terminates),
+        Body(
+            "halfcheetah",
+            "HalfCheetah-v5",
+            Reference("D4RL halfcheetah", -280.178953, 12135.0),
+            17,
+            6,
+            _never_terminates,
+        ),
+        Body("walker2d", "Walker2d-v5", Reference("D4RL walker2d", 1.629008, 4592.3), 17, 6, _walker2d_terminates),
+        Body(
+            "ant",
+            "Ant-v5",
+            Reference("D4RL ant", -325.6, 3879.7),
+            27,
+            8,
+            _ant_terminates,
+            {"include_cfrc_ext_in_observation": False},
+        ),
+    )
+}
+
+
+class Line(NamedTuple):
+    """A sparse task: which body has to come how far."""
+
+    body: Body
+    distance: float  # units along x
+    obs_dim: int
+    options: Mapping[str, Any]  # of `gymnasium.make`
+
+
+LINES = {
+    "ant-sparse": Line(
+        BODIES["ant"],
+        10.0,
+        28,
+        {
+            "include_cfrc_ext_in_observation": False,
+            "exclude_current_positions_from_observation": False,
+            "terminate_when_unhealthy": False,
+        },
     ),
+    "halfcheetah-sparse": Line(BODIES["halfcheetah"], 20.0, 17, {}),
 }
 
 
 def catalogue() -> dict[str, str]:
-    """One line on each task of the family."""
+    """One line on each task of the family; levels only where the body's behaviours are there."""
     lines = {}
     for body in BODIES.values():
         lines[body.name] = f"{body.env_id} without data, for learning online"
+        trained = body.behaviours.is_file()
         for level, text in LEVELS.items():
-            lines[f"{body.name}-{level}"] = f"{body.env_id}; data: {text}"
+            if trained or level == "random":
+                lines[f"{body.name}-{level}"] = f"{body.env_id}; data: {text}"
+    for name, line in LINES.items():
+        lines[name] = f"{line.body.env_id} paid only beyond x = {line.distance:g}, for learning online"
     return lines
 
 
@@ -95,7 +169,9 @@ def dataset_id(body: Body, level: str) -> str:
 
 
 def task(name: str, making: Making) -> Task:
-    """The task ``hopper`` (no data) or ``hopper-<level>``."""
+    """The task ``<body>`` (no data), ``<body>-<level>`` or ``<body>-sparse``."""
+    if name in LINES:
+        return _sparse_task(name)
     body, level = _split(name)
     return Task(
         name=name,
@@ -112,17 +188,79 @@ def task(name: str, making: Making) -> Task:
     )
 
 
+def _sparse_task(name: str) -> Task:
+    line = LINES[name]
+    return Task(
+        name=name,
+        family="sparse-locomotion",
+        source={"kind": "named", "name": name},
+        make_env=lambda: Environment(Beyond(line), name),  # type: ignore[arg-type]
+        load_dataset=None,
+        reference=Reference("success rate", 0.0, line.body.horizon, rate=True),
+        replayable=True,
+        obs_dim=line.obs_dim,
+        act_dim=line.body.act_dim,
+        horizon=line.body.horizon,
+        terminates=_never_terminates,
+    )
+
+
 def make_env(body: Body) -> Environment:
     """The body's environment. Raises ``ConfigError`` without MuJoCo."""
+    return Environment(_made(body.env_id, body.options), body.env_id)
+
+
+def _made(env_id: str, options: Mapping[str, Any]) -> Any:
     import gymnasium
 
     try:
         import mujoco  # noqa: F401
 
-        env = gymnasium.make(body.env_id, disable_env_checker=True)
+        return gymnasium.make(env_id, disable_env_checker=True, **options)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        raise ConfigError(f"{body.env_id} needs MuJoCo: pip install 'segue[mujoco]' ({error})") from error
-    return Environment(env, body.env_id)
+        raise ConfigError(f"{env_id} needs MuJoCo: pip install 'segue[mujoco]' ({error})") from error
+
+
+class Beyond:
+    """A body that is paid 1 at every step with its x more than ``line.distance`` beyond the episode's first, else 0.
+
+    It never ends before the time limit, not even when the ant lies on its back. ``info["episode"]`` of the last step
+    holds ``success`` (0 or 1): whether the line was reached at any step. Gymnasium's interface.
+
+    Source: ``ant-sparse`` and ``halfcheetah-sparse`` of OOO (Mark et al. 2023), after Rengarajan et al. 2022. The
+    ant's x is observed, its y is not; the cheetah's x is not, as there. Departure: no contact forces in the ant's
+    observation (28 entries: x, then the 27 of ``ant``; 112 there).
+    """
+
+    def __init__(self, line: Line) -> None:
+        from gymnasium.spaces import Box
+
+        self._env = _made(line.body.env_id, line.options)
+        self._distance, self._x_is_seen = line.distance, line.obs_dim > line.body.obs_dim
+        self.spec, self.action_space = self._env.spec, self._env.action_space
+        self.observation_space = Box(-np.inf, np.inf, (line.obs_dim,), np.float64)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Gymnasium's ``reset``."""
+        obs, info = self._env.reset(seed=seed, options=options)
+        self._first, self._reached = info["x_position"], False
+        return self._seen(obs), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Gymnasium's ``step``."""
+        obs, _, terminated, truncated, info = self._env.step(action)
+        beyond = bool(info["x_position"] - self._first > self._distance)
+        self._reached |= beyond
+        if truncated:
+            info["episode"] = {"success": float(self._reached)}
+        return self._seen(obs), float(beyond), terminated, truncated, info
+
+    def close(self) -> None:
+        """Frees the simulator."""
+        self._env.close()
+
+    def _seen(self, obs: np.ndarray) -> np.ndarray:
+        return np.delete(obs, 1) if self._x_is_seen else obs  # without y
 
 
 class Behaviours(NamedTuple):
