@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from test_bad_input import command
 
 from segue.errors import DataError
-from segue.tasks import dataset as datasets
-from segue.tasks.dataset import COLUMNS, D4RL, Dataset, dataset_from_arrays, read, write_npz
+from segue.tasks.dataset import COLUMNS, D4RL, Dataset, dataset_from_arrays
+from segue.tasks.formats import common, read, write_npz, writing
 
 
 def columns(n=4, **changes):
@@ -58,7 +58,11 @@ def test_reconstruction_row_by_row():
     assert data.lengths.tolist() == [3, 1, 2, 1]
     assert data.returns.tolist() == [3, 3, 11, 8]
     assert data.step.tolist() == [0, 1, 2, 0, 0, 1, 0]
-    assert data.info["dropped_rows"] == 3
+    assert data.info["transforms"] == [
+        {"kind": "last_row_ended"},
+        {"kind": "next_obs_from_next_row"},
+        {"kind": "rows_dropped", "rows": 3, "reason": "last of a cut episode: it has no next observation"},
+    ]
     assert (data.size, data.obs_dim, data.act_dim) == (7, 1, 1)
     assert data.returns.dtype == np.float64
     assert data.obs.dtype == np.float32
@@ -75,15 +79,15 @@ def test_with_next_obs_no_row_is_dropped_and_gaps_end_episodes():
     assert data.size == 7
     assert data.timeout.tolist() == flags("..t...t").tolist()
     assert data.terminal.tolist() == flags("....t..").tolist()
-    assert data.info["unflagged_ends"] == 1
-    assert data.info["open_last_row"] is True
+    assert data.info["transforms"] == [
+        {"kind": "ends_found", "rows": 1, "rule": "|obs[i+1] - next_obs[i]| > 1e-06"},
+        {"kind": "last_row_ended"},
+    ]
     assert data.starts.tolist() == [0, 3, 5]
 
 
 def test_no_gap_is_seen_where_rows_continue():
-    info = dataset_from_arrays(columns(), "whole").info
-    assert "unflagged_ends" not in info
-    assert "open_last_row" not in info
+    assert dataset_from_arrays(columns(), "whole").info == {}
     nudged = columns()
     nudged["next_obs"] = nudged["next_obs"] + np.array([[0.0], [1e-3], [0.0], [0.0]], np.float32)
     data = dataset_from_arrays(nudged, "nudged")
@@ -127,7 +131,10 @@ def test_actions_are_mapped_from_the_environments_box():
     data = dataset_from_arrays(given, "box", action_low=[-2, 0], action_high=[2, 10])
     np.testing.assert_allclose(data.action, [[-1, -1], [0, 0], [1, 1]], atol=1e-6)
     assert np.abs(data.action).max() == 1  # the last was a little outside
-    assert data.info["action_high"] == [2, 10]
+    assert data.info["transforms"] == [
+        {"kind": "actions_mapped", "low": [-2, 0], "high": [2, 10]},
+        {"kind": "actions_clipped", "rows": 1, "largest": pytest.approx(1.0001)},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +160,7 @@ def test_actions_are_mapped_from_the_environments_box():
         ({"terminal": [0, 0, 2, 1]}, ["'terminal' row 2 holds 2"]),
         ({"terminal": None, "timeout": None}, ["no column 'terminal'", "max_episode_steps"]),
         ({"next_obs": None, "timeout": None}, ["none 'timeout'", "time limit", "max_episode_steps"]),
-        ({"next_obs": None, "timeout": np.ones(4), "terminal": flags("...t")}, ["no successor", "leaves 1 row"]),
+        ({"next_obs": None, "timeout": np.ones(4), "terminal": flags("...t")}, ["no next observation", "leaves 1 row"]),
     ],
 )
 def test_bad_columns(changes, words):
@@ -195,11 +202,12 @@ def test_validate_holds_the_promises():
     assert good.validate() is good
 
 
-def test_columns_cannot_be_written_and_are_copies():
-    given = columns()
-    data = dataset_from_arrays(given, "copy")
-    given["obs"][0] = 99
-    assert data.obs[0, 0] == 0
+def test_columns_cannot_be_written_and_float32_is_shared():
+    given = columns(reward=np.ones(4))
+    data = dataset_from_arrays(given, "lean")
+    assert np.shares_memory(data.obs, given["obs"])
+    assert not np.shares_memory(data.reward, given["reward"])  # float64
+    given["obs"][0] = 99  # the caller's array stays writeable
     with pytest.raises(ValueError, match="read-only"):
         data.obs[0] = 1
 
@@ -304,7 +312,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
     reader = path.open("rb")  # what another process holds open stays whole
 
     def fail():
-        with datasets.writing(path) as file:
+        with writing(path) as file:
             file.write(b"new")
             raise RuntimeError("halfway")
 
@@ -312,7 +320,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
         fail()
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-    with datasets.writing(path) as file:
+    with writing(path) as file:
         file.write(b"new")
     with reader:
         assert reader.read() == b"old"
@@ -322,11 +330,11 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
 def test_files_that_are_no_files(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "absent.npz")
-    with pytest.raises(DataError, match="not a file"):
+    with pytest.raises(DataError, match="is no Minari dataset; name a file"):
         read(tmp_path)
-    (tmp_path / "data.csv").write_text("1")
-    with pytest.raises(DataError, match=r"'\.csv'; segue reads \.npz"):
-        read(tmp_path / "data.csv")
+    (tmp_path / "data.pkl").write_text("1")
+    with pytest.raises(DataError, match=r"'\.pkl'; segue reads \.npz"):
+        read(tmp_path / "data.pkl")
     for name in ("text.npz", "text.hdf5"):
         (tmp_path / name).write_text("not a container")
         with pytest.raises(DataError, match="cannot be read"):
@@ -376,11 +384,11 @@ def test_declared_sizes_are_checked_before_reading(tmp_path, monkeypatch):
     path = tmp_path / "zeros.npz"
     np.savez_compressed(path, **columns(200_000, reward=np.zeros(200_000)))
     assert read(path).size == 200_000  # zeros pack well: that alone is no crime
-    monkeypatch.setattr(datasets, "SUSPECT", (10_000, 100))
+    monkeypatch.setattr(common, "SUSPECT", (10_000, 100))
     with pytest.raises(DataError, match="'reward' declares 1600128 bytes"):
         read(path)
-    monkeypatch.setattr(datasets, "SUSPECT", (2**30, 1000))
-    monkeypatch.setattr(datasets, "LARGEST", 1000)
+    monkeypatch.setattr(common, "SUSPECT", (2**30, 1000))
+    monkeypatch.setattr(common, "LARGEST", 1000)
     with pytest.raises(DataError, match="broken or hostile"):
         read(path)
 

@@ -10,14 +10,16 @@ from typing import Any
 from segue.errors import ConfigError, nearest
 from segue.tasks import locomotion, point_wall
 from segue.tasks.custom import custom_task
-from segue.tasks.dataset import Dataset, dataset_from_arrays, read, write_npz
+from segue.tasks.dataset import Dataset, dataset_from_arrays
 from segue.tasks.environment import Environment, Step
+from segue.tasks.formats import PLAIN, Reading, located, manifest, read, write, write_npz
 from segue.tasks.made import Making, Message, Progress
 from segue.tasks.task import Reference, Task
 
 __all__ = [
     "Dataset",
     "Environment",
+    "Reading",
     "Reference",
     "Step",
     "Task",
@@ -28,8 +30,10 @@ __all__ = [
     "from_source",
     "get",
     "make_dataset",
+    "manifest",
     "names",
     "read",
+    "write",
     "write_npz",
 ]
 
@@ -52,11 +56,13 @@ def get(
     message: Message | None = None,
     *,
     dataset: str | Path | None = None,
+    reading: Reading | None = None,
     force: bool = False,
 ) -> Task:
     """A named task. `progress(done, total)` counts rows while its dataset is made; `message` takes what is to be said
     about the cache (default: a Python warning); `force` makes the dataset anew. With `dataset` (a file) the task keeps
-    its environment and its reference, and learns from those rows. Raises ``ConfigError`` for an unknown name.
+    its environment and its reference, and learns from those rows; `reading` says how the file is to be understood, by
+    default as the task's ``reading`` has it. Raises ``ConfigError`` for an unknown name.
     """
     for family in FAMILIES:
         if name in family.catalogue():
@@ -66,19 +72,22 @@ def get(
         raise ConfigError(f"unknown task {name!r}{nearest(name, names())}")
     if dataset is None:
         return task
-    path = Path(dataset).expanduser().resolve()
-    load = lambda: read(path, max_episode_steps=task.horizon)
-    return replace(task, source={**task.source, "dataset": str(path)}, load_dataset=load)
+    path, how = located(dataset), task.reading if reading is None else reading
+    rows = lambda: read(path, max_episode_steps=task.horizon, reading=how)
+    load = rows if (relabel := task.relabel) is None else lambda: relabel(rows())
+    source = {**task.source, "dataset": str(path)} | ({} if reading is None else {"reading": reading.changes()})
+    return replace(task, source=source, load_dataset=load, reading=how)
 
 
 def from_source(source: Mapping[str, Any], progress: Progress | None = None, message: Message | None = None) -> Task:
     """The task whose ``source`` this is. Raises ``ConfigError`` if it is none."""
     kind = source.get("kind") if isinstance(source, Mapping) else None
-    texts = isinstance(source, Mapping) and all(isinstance(x, str | None) for x in source.values())
+    texts = isinstance(source, Mapping) and all(isinstance(x, str | None) for k, x in source.items() if k != "reading")
+    reading = Reading.of(source["reading"]) if texts and "reading" in source else None
     if kind == "named" and texts and source.get("name"):
-        return get(source["name"], progress, message, dataset=source.get("dataset"))
+        return get(source["name"], progress, message, dataset=source.get("dataset"), reading=reading)
     if kind == "custom" and texts:
-        return custom_task(source.get("env"), source.get("dataset"), source.get("name"))
+        return custom_task(source.get("env"), source.get("dataset"), source.get("name"), reading or PLAIN)
     raise ConfigError(f"not the source of a task: {source!r}; known kinds: custom, named")
 
 

@@ -10,26 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import ConfigError, EnvironmentFault
-from segue.tasks.dataset import Dataset, read
+from segue.tasks.dataset import Dataset
 from segue.tasks.environment import Environment
+from segue.tasks.formats import PLAIN, Reading, located, read
 from segue.tasks.task import Task
 
 
-def custom_task(env: str | None, dataset: str | Path | None, name: str | None = None) -> Task:
+def custom_task(env: str | None, dataset: str | Path | None, name: str | None = None, reading: Reading = PLAIN) -> Task:
     """A task from an environment (a Gymnasium id, or ``module:Class`` called without arguments) and a dataset file.
 
-    Either may be None. With an environment, its dimensions and action bounds hold for the dataset; without one, the
-    actions of the file must lie in [-1, 1]. Such a task is not replayable and has no reference.
+    Either may be None; `reading` says how the file is to be understood. With an environment, its dimensions and action
+    bounds hold for the dataset; without one, the actions of the file must lie in [-1, 1]. Such a task is not replayable
+    and has no reference.
 
     Raises ``ConfigError`` for an environment that cannot be made or does not fit, ``DataError`` for the file.
     """
     if env is None and dataset is None:
         raise ConfigError("a task of one's own needs an environment, a dataset, or both")
-    path = None if dataset is None else Path(dataset).expanduser().resolve()
-    source = {"kind": "custom", "env": env, "dataset": None if path is None else str(path), "name": name}
+    path = None if dataset is None else located(dataset)
+    file = None if path is None else str(path)
+    source: dict[str, Any] = {"kind": "custom", "env": env, "dataset": file, "name": name}
+    if reading.changes():
+        source["reading"] = reading.changes()
     if env is None:
         assert path is not None
-        data = read(path)
+        data = read(path, reading=reading)
         title = name or path.stem
 
         def no_env() -> Environment:
@@ -48,6 +53,7 @@ def custom_task(env: str | None, dataset: str | Path | None, name: str | None = 
             action_low=probe.action_low,
             action_high=probe.action_high,
             max_episode_steps=probe.horizon,
+            reading=reading,
         )
 
     return Task(

@@ -1,27 +1,21 @@
 """Offline data: columns of transitions cut into episodes, checked once at the entrance.
 
 An episode ends where the MDP ended (``terminal``) or where it was cut (``timeout``: time limit, end of the recording,
-a gap). Files are NPZ with our own column names or D4RL's, and D4RL's HDF5; nothing in a file is ever unpickled.
+a gap). Files are read and written by ``segue.tasks.formats``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from segue.errors import DataError, nearest
-from segue.files import replacing
+from segue.errors import ConfigError, DataError, nearest
 
 COLUMNS = ("obs", "action", "reward", "next_obs", "terminal", "timeout")
 D4RL = {
@@ -32,11 +26,11 @@ D4RL = {
     "terminal": "terminals",
     "timeout": "timeouts",
 }
-FORMAT = 1  # of our own NPZ: columns as in `Dataset`, actions already in [-1, 1]
 GAP = 1e-6  # |obs[i+1] - next_obs[i]| above which an episode ended (IQL's and CORL's number)
 SLACK = 1e-3  # how far, in units of [-1, 1], an action may leave its range and be clipped
-LARGEST = 64 * 2**30  # bytes that one column of a file may declare
-SUSPECT = 2**30, 1000  # a column larger than the first and packed tighter than the second is refused
+PIECE = 2**14  # rows that one temporary array holds
+REWARDS = ("transition", "observation", "count")  # what a row's reward belongs to, see `dataset_from_arrays`
+TERMINALS = ("end", "cut")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +38,8 @@ class Dataset:
     """Transitions in the order of their episodes, N rows.
 
     ``timeout`` marks every end of an episode that is not ``terminal``; the last row is always an end. ``info`` is
-    JSON-able: where the data came from, versions, what was mended at the entrance. Arrays are not to be written to.
+    JSON-able: where the data came from, versions, and under ``transforms`` the list of what was done to the rows, in
+    order. Arrays are not to be written to.
     """
 
     obs: np.ndarray  # [N, obs_dim] float32
@@ -83,7 +78,7 @@ class Dataset:
     @cached_property
     def returns(self) -> np.ndarray:
         """Undiscounted sum of rewards of each episode, [E] float64."""
-        return np.add.reduceat(self.reward.astype(np.float64), self.starts)
+        return np.add.reduceat(self.reward, self.starts, dtype=np.float64)
 
     @cached_property
     def step(self) -> np.ndarray:
@@ -117,7 +112,9 @@ class Dataset:
             raise DataError(f"{self.name}: {_rows(self.size)}; a dataset needs at least 2")
         if self.next_obs.shape != self.obs.shape:
             raise DataError(f"{self.name}: 'next_obs' is {self.next_obs.shape} and 'obs' is {self.obs.shape}")
-        if np.abs(self.action).max(initial=0) > 1:
+        if not (self.action.shape[1] and self.obs.shape[1]):
+            raise DataError(f"{self.name}: observations or actions have no entries; each needs at least one")
+        if self.action.max() > 1 or self.action.min() < -1:
             row, i = np.argwhere(np.abs(self.action) > 1)[0]
             raise DataError(f"{self.name}: 'action' row {row} holds {self.action[row, i]}, outside [-1, 1]")
         both = self.terminal & self.timeout
@@ -135,30 +132,235 @@ def dataset_from_arrays(
     action_low: Any = None,
     action_high: Any = None,
     max_episode_steps: int | None = None,
+    clip_actions: bool = False,
+    rewards: str = "transition",
+    terminals: str = "end",
+    terminal_reward: float | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """A checked `Dataset` from columns under our names or D4RL's (``observations``, ``next_observations``, ...).
 
+    Columns that are float32 already are shared with the caller, not copied; leave them as they are.
+
     ``action_low``, ``action_high``: the environment's bounds, scalars or [act_dim]; actions are mapped from them to
-    [-1, 1]. Without them the actions must lie in [-1, 1].
+    [-1, 1]. Without them the actions must lie in [-1, 1]. ``clip_actions`` clips those outside instead of refusing
+    them.
 
     Missing next observations are taken from the next row of the same episode. The last row of an episode that was cut
     has none, so that row is dropped and the row before ends the episode; a terminal row gets its own observation, which
     nothing reads. (D4RL's ``qlearning_dataset`` drops the same rows, but crosses episodes at terminals.)
     ``max_episode_steps`` marks the cuts of data without a timeout column.
 
-    With next observations, an episode also ends where the next row starts elsewhere; ``info["unflagged_ends"]`` counts
-    these. A time limit that the data flag as terminal cannot be told from an end, and stays terminal.
+    With next observations, an episode also ends where the next row starts elsewhere. A time limit that the data flag as
+    terminal cannot be told from an end, and stays terminal; ``terminals="cut"`` makes all of them cuts.
 
-    Raises ``DataError`` naming column and row.
+    ``rewards`` says what the reward of a row is: of its transition; ``"observation"``: of the observation before the
+    step, so that a transition is paid by the row after it, and the last row of a cut episode, whose reward is unknown,
+    is dropped; ``"count"``: how many subtasks are done so far, so that a transition is paid what it adds to the most of
+    its episode. Where a reward, as it stands in the column, is at least ``terminal_reward``, the MDP ends, and the rest
+    of the episode is dropped.
+
+    ``info["transforms"]`` gets one object for each of these that changed something. Raises ``DataError`` naming column
+    and row, ``ConfigError`` for an unknown option.
     """
-    known = _match(columns, name)
-    raw = {column: _numeric(columns[key], key, name) for column, key in known.items()}
+    return assemble(
+        columns,
+        name,
+        action_low=action_low,
+        action_high=action_high,
+        max_episode_steps=max_episode_steps,
+        clip_actions=clip_actions,
+        rewards=rewards,
+        terminals=terminals,
+        terminal_reward=terminal_reward,
+        info=info,
+        owned=False,
+    )
+
+
+def assemble(
+    columns: Mapping[str, Any],
+    name: str,
+    *,
+    action_low: Any = None,
+    action_high: Any = None,
+    max_episode_steps: int | None = None,
+    clip_actions: bool = False,
+    rewards: str = "transition",
+    terminals: str = "end",
+    terminal_reward: float | None = None,
+    info: Mapping[str, Any] | None = None,
+    owned: bool,
+) -> Dataset:
+    """`dataset_from_arrays`; arrays that are `owned`, as a reader's are, may be overwritten, which saves copies."""
+    check_options(rewards, terminals)
     report: dict[str, Any] = dict(info or {})
-    ignored = sorted(set(columns) - set(known.values()))
+    done: list[dict[str, Any]] = list(report.pop("transforms", ()))
+    known = _match(columns, name, report.pop("ignored_columns", ()))
+    raw = {column: _numeric(columns[key], key, name) for column, key in known.items()}
+    ignored = sorted({*set(columns) - set(known.values()), *(info or {}).get("ignored_columns", ())})
     if ignored:
         report["ignored_columns"] = ignored
+    _check_shapes(raw, known, name)
+    rows = len(raw["obs"])
 
+    flags = {c: _flags(raw[c], known[c], name) for c in ("terminal", "timeout") if c in raw}
+    if "terminal" in flags and terminals == "cut":
+        timeout = flags["terminal"] | flags.get("timeout", False)
+        done.append({"kind": "terminals_are_cuts", "rows": int(flags["terminal"].sum())})
+        flags = {"timeout": timeout}
+    elif not flags and max_episode_steps is None:
+        raise DataError(
+            f"{name}: no column 'terminal' ('terminals') and none 'timeout' ('timeouts'), so the ends of episodes "
+            "are not known; add them, or give `max_episode_steps`"
+        )
+    elif "terminal" not in flags:
+        report["assumed"] = "no terminal column: no row ends the MDP"
+    if "next_obs" not in raw and "timeout" not in flags and max_episode_steps is None:
+        raise DataError(
+            f"{name}: no column 'next_obs' and none 'timeout', so a row after a time limit would pass for a successor; "
+            "add 'timeout' ('timeouts', all False if nothing was cut), or give `max_episode_steps`"
+        )
+
+    obs = _float32(raw.pop("obs"), known["obs"], name)
+    reward = _float32(raw.pop("reward"), known["reward"], name)
+    next_obs = _float32(raw.pop("next_obs"), known["next_obs"], name) if "next_obs" in raw else None
+    action = _unit_actions(raw.pop("action"), known["action"], name, action_low, action_high, clip_actions, owned, done)
+
+    terminal, timeout = _ends(obs, next_obs, flags, max_episode_steps, name, done)
+    dropped = np.zeros(rows, bool)
+
+    def drop(which: np.ndarray, reason: str) -> None:
+        """Notes the rows that are dropped for a reason, each once."""
+        fresh = which & ~dropped
+        if fresh.any():
+            done.append({"kind": "rows_dropped", "rows": int(fresh.sum()), "reason": reason})
+            dropped[fresh] = True
+
+    counts = reward
+    if rewards == "count":
+        reward = _gains(counts, terminal | timeout)
+        done.append({"kind": "rewards_are_gains", "of": "the count of subtasks done"})
+    elif rewards == "observation":
+        if terminal.any():
+            raise DataError(
+                f"{name}: row {int(np.argmax(terminal))} is terminal, and the reward of the observation that it leads "
+                "to is in no row; read the file with rewards='transition'"
+            )
+        reward = np.append(counts[1:], np.float32(0))
+        drop(timeout, "last of a cut episode: the reward of its step is in no row")
+        done.append({"kind": "rewards_shifted", "rows": 1, "reason": "they belong to the observation before the step"})
+    if terminal_reward is not None:
+        reached = counts >= terminal_reward
+        after = _after_first(reached, terminal | timeout)
+        terminal |= reached & ~after
+        timeout &= ~terminal
+        kind = {"kind": "ends_by_reward", "terminal_reward": float(terminal_reward)}
+        done.append({**kind, "rows": int((reached & ~after).sum())})
+        drop(after, "behind the end of the MDP")
+    if next_obs is None:
+        done.append({"kind": "next_obs_from_next_row"})
+        drop(timeout, "last of a cut episode: it has no next observation")
+
+    if dropped.any() or next_obs is None:
+        end = terminal | timeout
+        timeout[:-1] |= dropped[1:] & ~end[:-1]  # the row before, where it is of the same episode
+        index = np.flatnonzero(~dropped)
+        if len(index) < 2:
+            raise DataError(
+                f"{name}: {int(dropped.sum())} of {_rows(rows)} are dropped ({done[-1].get('reason', 'see above')}), "
+                f"which leaves {_rows(len(index))}; give longer episodes, or add the column 'next_obs'"
+            )
+        if next_obs is None:
+            next_obs = obs[np.where(end[index], index, np.minimum(index + 1, rows - 1))]
+        else:
+            next_obs = _taken(next_obs, index, owned)
+        obs, action = _taken(obs, index, owned), _taken(action, index, owned)
+        reward, terminal, timeout = reward[index], terminal[index], timeout[index]
+
+    if done:
+        report["transforms"] = done
+    return closed(Dataset(obs, action, reward, next_obs, terminal, timeout, name, report))
+
+
+def closed(dataset: Dataset) -> Dataset:
+    """The dataset after `Dataset.validate`, with arrays that cannot be written through it."""
+    dataset.validate()
+    views = {column: getattr(dataset, column).view() for column in COLUMNS}
+    for view in views.values():
+        view.setflags(write=False)
+    return Dataset(**views, name=dataset.name, info=dataset.info)
+
+
+def renamed(dataset: Dataset, name: str) -> Dataset:
+    """The same rows under another name."""
+    return Dataset(*(getattr(dataset, column) for column in COLUMNS), name=name, info=dataset.info)
+
+
+def check_options(rewards: str, terminals: str) -> None:
+    """Raises ``ConfigError`` unless both are options of `dataset_from_arrays`."""
+    if rewards not in REWARDS:
+        raise ConfigError(f"rewards are {rewards!r}{nearest(str(rewards), REWARDS)}")
+    if terminals not in TERMINALS:
+        raise ConfigError(f"terminals are {terminals!r}{nearest(str(terminals), TERMINALS)}")
+
+
+def pieces(rows: int) -> Iterator[slice]:
+    """Slices of `PIECE` rows."""
+    for start in range(0, rows, PIECE):
+        yield slice(start, min(start + PIECE, rows))
+
+
+def _rows(n: int) -> str:
+    return "1 row" if n == 1 else f"{n} rows"
+
+
+def _dtype(column: str) -> type:
+    return np.bool_ if column in ("terminal", "timeout") else np.float32
+
+
+def _match(columns: Mapping[str, Any], name: str, others: Any) -> dict[str, str]:
+    """Our column name -> the key that holds it. A misspelt one, here or among the `others`, is refused."""
+    if not isinstance(columns, Mapping):
+        raise DataError(f"{name}: columns are a {type(columns).__name__}; give a dictionary of arrays")
+    found: dict[str, str] = {}
+    for column in COLUMNS:
+        keys = [key for key in (column, D4RL[column]) if key in columns]
+        if len(keys) == 2:
+            raise DataError(f"{name}: columns {keys[0]!r} and {keys[1]!r} mean the same; remove one")
+        if keys:
+            found[column] = keys[0]
+    rest = [*(str(key) for key in columns if key not in found.values()), *map(str, others)]
+    for column in ("obs", "action", "reward"):
+        if column not in found:
+            close = get_close_matches(column, rest, 1, 0.6) or get_close_matches(D4RL[column], rest, 1, 0.6)
+            hint = (
+                f"; did you mean {close[0]!r}?"
+                if close
+                else f"; there are: {', '.join(sorted({*map(str, columns), *rest})) or 'none'}"
+            )
+            raise DataError(f"{name}: no column {column!r} (or {D4RL[column]!r}){hint}")
+    for key in rest:
+        absent = [word for column in COLUMNS if column not in found for word in (column, D4RL[column])]
+        if absent and get_close_matches(key, absent, 1, 0.8):
+            raise DataError(f"{name}: unknown column {key!r}{nearest(key, absent)} Rename or remove it")
+    return found
+
+
+def _numeric(values: Any, key: str, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"{name}: column {key!r} is ragged: its rows differ in shape; pad or cut them") from error
+    if array.dtype == object:
+        raise DataError(f"{name}: column {key!r} is ragged or holds objects; give one numeric array")
+    if array.dtype.kind not in "bifu":
+        raise DataError(f"{name}: column {key!r} holds {array.dtype}; give numbers")
+    return array
+
+
+def _check_shapes(raw: dict[str, np.ndarray], known: Mapping[str, str], name: str) -> None:
+    """Ranks, row counts and widths; a column of single-entry rows becomes a plain one."""
     for column in ("obs", "action", "next_obs"):
         if column in raw and raw[column].ndim != 2:
             shape, key = raw[column].shape, known[column]
@@ -187,202 +389,35 @@ def dataset_from_arrays(
             f"and {known['obs']!r} has {raw['obs'].shape}"
         )
 
-    obs, reward = (_float32(raw[c], known[c], name) for c in ("obs", "reward"))
-    action = _unit_actions(raw["action"], known["action"], name, action_low, action_high)
-    if action_low is not None or action_high is not None:
-        report["action_low"] = np.asarray(-1 if action_low is None else action_low, np.float64).tolist()
-        report["action_high"] = np.asarray(1 if action_high is None else action_high, np.float64).tolist()
-    flags = {c: _flags(raw[c], known[c], name) for c in ("terminal", "timeout") if c in raw}
-    next_obs = _float32(raw["next_obs"], known["next_obs"], name) if "next_obs" in raw else None
-
-    if not flags and max_episode_steps is None:
-        raise DataError(
-            f"{name}: no column 'terminal' ('terminals') and none 'timeout' ('timeouts'), so the ends of episodes "
-            "are not known; add them, or give `max_episode_steps`"
-        )
-    if next_obs is None and "timeout" not in flags and max_episode_steps is None:
-        raise DataError(
-            f"{name}: no column 'next_obs' and none 'timeout', so a row after a time limit would pass for a successor; "
-            "add 'timeout' ('timeouts', all False if nothing was cut), or give `max_episode_steps`"
-        )
-    terminal = flags.get("terminal", np.zeros(rows, bool))
-    if "terminal" not in flags:
-        report["assumed"] = "no terminal column: no row ends the MDP"
-
-    gap = np.zeros(rows, bool)
-    if next_obs is not None:
-        gap[:-1] = np.linalg.norm(obs[1:] - next_obs[:-1], axis=1) > GAP
-    if "timeout" in flags:
-        timeout = flags["timeout"] & ~terminal
-    elif max_episode_steps is not None:
-        timeout = _time_limit(terminal | gap, max_episode_steps, name) & ~terminal
-        report["max_episode_steps"] = int(max_episode_steps)
-    else:
-        timeout = np.zeros(rows, bool)
-    unflagged = gap & ~terminal & ~timeout
-    if unflagged.any():
-        report["unflagged_ends"] = int(unflagged.sum())
-        timeout |= unflagged
-    if not (terminal[-1] or timeout[-1]):
-        report["open_last_row"] = True
-        timeout[-1] = True
-
-    if next_obs is None:
-        dropped = timeout
-        end = terminal | timeout
-        next_obs = obs.copy()
-        next_obs[:-1][~end[:-1]] = obs[1:][~end[:-1]]
-        cut = np.zeros(rows, bool)
-        cut[:-1] = dropped[1:] & ~end[:-1]  # the row before, where it is of the same episode
-        keep = ~dropped
-        if keep.sum() < 2:
-            raise DataError(
-                f"{name}: without 'next_obs' the last row of each cut episode has no successor and is dropped, "
-                f"which leaves {_rows(int(keep.sum()))}; add the column 'next_obs'"
-            )
-        report["next_obs"] = "from the next row of the episode"
-        report["dropped_rows"] = int(dropped.sum())
-        obs, action, reward, next_obs = obs[keep], action[keep], reward[keep], next_obs[keep]
-        terminal, timeout = terminal[keep], cut[keep]
-
-    dataset = Dataset(obs, action, reward, next_obs, terminal, timeout, name, report).validate()
-    for column in COLUMNS:
-        getattr(dataset, column).setflags(write=False)
-    return dataset
-
-
-def read(
-    path: str | Path,
-    *,
-    name: str | None = None,
-    action_low: Any = None,
-    action_high: Any = None,
-    max_episode_steps: int | None = None,
-) -> Dataset:
-    """A dataset from an ``.npz`` (our own or any with our or D4RL's column names) or D4RL's ``.hdf5``/``.h5``.
-
-    The keywords are those of `dataset_from_arrays`; our own files hold actions in [-1, 1] already, whatever the bounds.
-    Raises ``DataError`` for a missing, truncated or oversized file, pickled objects, and links out of the file.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
-        columns, extra = _read_npz(path)
-    elif suffix in (".hdf5", ".h5"):
-        columns, extra = _read_hdf5(path), {}
-    else:
-        raise DataError(f"{path}: unknown kind of file {suffix!r}; segue reads .npz, .hdf5 and .h5")
-    if "info" in extra:
-        dataset = dataset_from_arrays(columns, str(path), info=extra["info"])
-        return _renamed(dataset, name or extra["name"])
-    dataset = dataset_from_arrays(
-        columns,
-        str(path),
-        action_low=action_low,
-        action_high=action_high,
-        max_episode_steps=max_episode_steps,
-        info={"source": path.name},
-    )
-    return _renamed(dataset, name or path.stem)
-
-
-def write_npz(dataset: Dataset, path: str | Path) -> None:
-    """Writes our own format whole or not at all: to a temporary file beside `path`, then renamed. Raises DataError."""
-    path = Path(path)
-    if path.suffix.lower() != ".npz":
-        raise DataError(f"{path}: our own format is .npz; give a name that ends in it")
-    arrays = {column: getattr(dataset, column) for column in COLUMNS}
-    try:
-        text = json.dumps(dataset.info, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{dataset.name}: info cannot be written as JSON: {error}") from error
-    with writing(path) as file:
-        np.savez(
-            file, allow_pickle=False, format=np.int64(FORMAT), name=np.str_(dataset.name), info=np.str_(text), **arrays
-        )
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """`replacing`, the folder made first. Raises ``DataError`` where the disk refuses."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            yield file
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _renamed(dataset: Dataset, name: str) -> Dataset:
-    return Dataset(*(getattr(dataset, column) for column in COLUMNS), name=name, info=dataset.info)
-
-
-def _rows(n: int) -> str:
-    return "1 row" if n == 1 else f"{n} rows"
-
-
-def _dtype(column: str) -> type:
-    return np.bool_ if column in ("terminal", "timeout") else np.float32
-
-
-def _match(columns: Mapping[str, Any], name: str) -> dict[str, str]:
-    """Our column name -> the key that holds it. A misspelt column is refused, an unrelated one ignored."""
-    if not isinstance(columns, Mapping):
-        raise DataError(f"{name}: columns are a {type(columns).__name__}; give a dictionary of arrays")
-    found: dict[str, str] = {}
-    for column in COLUMNS:
-        keys = [key for key in (column, D4RL[column]) if key in columns]
-        if len(keys) == 2:
-            raise DataError(f"{name}: columns {keys[0]!r} and {keys[1]!r} mean the same; remove one")
-        if keys:
-            found[column] = keys[0]
-    rest = [str(key) for key in columns if key not in found.values()]
-    for column in ("obs", "action", "reward"):
-        if column not in found:
-            close = get_close_matches(column, rest, 1, 0.6) or get_close_matches(D4RL[column], rest, 1, 0.6)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(sorted(columns)) or 'none'}"
-            raise DataError(f"{name}: no column {column!r} (or {D4RL[column]!r}){hint}")
-    for key in rest:
-        absent = [word for column in COLUMNS if column not in found for word in (column, D4RL[column])]
-        if absent and get_close_matches(key, absent, 1, 0.8):
-            raise DataError(f"{name}: unknown column {key!r}{nearest(key, absent)} Rename or remove it")
-    return found
-
-
-def _numeric(values: Any, key: str, name: str) -> np.ndarray:
-    try:
-        array = np.asarray(values)
-    except ValueError as error:  # rows of different lengths
-        raise DataError(f"{name}: column {key!r} is ragged: its rows differ in shape; pad or cut them") from error
-    if array.dtype == object:
-        raise DataError(f"{name}: column {key!r} is ragged or holds objects; give one numeric array")
-    if array.dtype.kind not in "bifu":
-        raise DataError(f"{name}: column {key!r} holds {array.dtype}; give numbers")
-    return array
-
 
 def _finite(array: np.ndarray, key: str, name: str) -> None:
     if array.dtype.kind != "f":
         return
-    bad = ~np.isfinite(array)
-    if bad.any():
-        rows = bad.reshape(len(bad), -1).any(axis=1)
+    count, first = 0, -1
+    for piece in pieces(len(array)):
+        good = np.isfinite(array[piece])
+        if not good.all():
+            bad = ~good.reshape(len(good), -1).all(axis=1)
+            first = piece.start + int(np.argmax(bad)) if first < 0 else first
+            count += int(bad.sum())
+    if count:
         raise DataError(
-            f"{name}: column {key!r} has NaN or infinity, first at row {int(np.argmax(rows))}, "
-            f"in {_rows(int(rows.sum()))}; remove their episodes"
+            f"{name}: column {key!r} has NaN or infinity, first at row {first}, in {_rows(count)}; "
+            "remove their episodes"
         )
 
 
 def _float32(array: np.ndarray, key: str, name: str) -> np.ndarray:
+    """The array itself if it is float32 in C order."""
     with np.errstate(over="ignore"):
-        copy = np.array(array, dtype=np.float32, order="C")
-    _finite(copy, key, name)
-    return copy
+        narrow = np.ascontiguousarray(array, np.float32)
+    _finite(narrow, key, name)
+    return narrow
 
 
 def _flags(array: np.ndarray, key: str, name: str) -> np.ndarray:
+    if array.dtype == bool:
+        return array
     odd = ~np.isin(array, (0, 1))
     if odd.any():
         row = int(np.argmax(odd))
@@ -390,8 +425,10 @@ def _flags(array: np.ndarray, key: str, name: str) -> np.ndarray:
     return array.astype(bool)
 
 
-def _unit_actions(array: np.ndarray, key: str, name: str, low: Any, high: Any) -> np.ndarray:
-    """Actions mapped from [low, high] to [-1, 1]; float32."""
+def _unit_actions(
+    array: np.ndarray, key: str, name: str, low: Any, high: Any, clip: bool, owned: bool, done: list[dict[str, Any]]
+) -> np.ndarray:
+    """Actions mapped from [low, high] to [-1, 1]; float32. Adds to `done` what it did."""
     dim = array.shape[1]
     try:
         lo = np.broadcast_to(np.asarray(-1.0 if low is None else low, np.float64), (dim,))
@@ -407,18 +444,96 @@ def _unit_actions(array: np.ndarray, key: str, name: str, low: Any, high: Any) -
         )
     _finite(array, key, name)
     if (lo == -1).all() and (hi == 1).all():
-        unit = np.array(array, dtype=np.float32, order="C")  # exact: no rounding by the map
+        with np.errstate(over="ignore"):
+            unit = np.ascontiguousarray(array, np.float32)  # exact: no rounding by the map
     else:
-        unit = (2 * (array.astype(np.float64) - lo) / (hi - lo) - 1).astype(np.float32)
-    outside = np.abs(unit) > 1 + SLACK
-    if outside.any():
+        unit = np.empty(array.shape, np.float32)
+        with np.errstate(over="ignore"):
+            for piece in pieces(len(array)):
+                unit[piece] = 2 * (array[piece].astype(np.float64) - lo) / (hi - lo) - 1
+        done.append({"kind": "actions_mapped", "low": lo.tolist(), "high": hi.tolist()})
+    least, most = float(unit.min()), float(unit.max())
+    if least >= -1 and most <= 1:
+        return unit
+    if not clip and (least < -1 - SLACK or most > 1 + SLACK):
+        outside = np.abs(unit) > 1 + SLACK
         row, i = np.argwhere(outside)[0]
         raise DataError(
             f"{name}: column {key!r} row {row} holds {float(array[row, i]):g} in entry {i}, outside "
-            f"[{lo[i]:g}, {hi[i]:g}] ({_rows(int(outside.any(axis=1).sum()))} in all); clip the actions in the file, "
-            "or give the bounds that they were recorded with"
+            f"[{lo[i]:g}, {hi[i]:g}] ({_rows(int(outside.any(axis=1).sum()))} in all); give the bounds that they were "
+            "recorded with, or clip them: `clip_actions=True`"
         )
-    return np.clip(unit, -1, 1)
+    rows = sum(int((np.abs(unit[piece]) > 1).any(axis=1).sum()) for piece in pieces(len(unit)))
+    done.append({"kind": "actions_clipped", "rows": rows, "largest": max(-least, most)})
+    return np.clip(unit, -1, 1, out=unit if owned or unit is not array else None)
+
+
+def _ends(
+    obs: np.ndarray,
+    next_obs: np.ndarray | None,
+    flags: Mapping[str, np.ndarray],
+    max_episode_steps: int | None,
+    name: str,
+    done: list[dict[str, Any]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Terminal and timeout [N], new arrays, every episode closed. Adds to `done` the ends that no flag named."""
+    rows = len(obs)
+    terminal = flags["terminal"].copy() if "terminal" in flags else np.zeros(rows, bool)
+    gap = np.zeros(rows, bool)
+    if next_obs is not None:
+        with np.errstate(over="ignore"):
+            for piece in pieces(rows - 1):
+                jump = obs[piece.start + 1 : piece.stop + 1] - next_obs[piece]
+                gap[piece] = np.einsum("ij,ij->i", jump, jump) > GAP * GAP
+    if "timeout" in flags:
+        timeout = flags["timeout"] & ~terminal
+    elif max_episode_steps is not None:
+        timeout = _time_limit(terminal | gap, max_episode_steps, name) & ~terminal
+        done.append({"kind": "time_limit", "steps": int(max_episode_steps), "rows": int(timeout.sum())})
+    else:
+        timeout = np.zeros(rows, bool)
+    unflagged = gap & ~terminal & ~timeout
+    if unflagged.any():
+        rule = f"|obs[i+1] - next_obs[i]| > {GAP:g}"
+        done.append({"kind": "ends_found", "rows": int(unflagged.sum()), "rule": rule})
+        timeout |= unflagged
+    if not (terminal[-1] or timeout[-1]):
+        done.append({"kind": "last_row_ended"})
+        timeout[-1] = True
+    return terminal, timeout
+
+
+def _first_rows(end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Starts [E] and lengths [E] of the episodes that these flags end; the last row ends one in any case."""
+    starts = np.concatenate([[0], np.flatnonzero(end[:-1]) + 1])
+    return starts, np.diff(starts, append=len(end))
+
+
+def _gains(counts: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """What each row adds to the most of its episode so far, which is 0 before the first row; float32."""
+    starts, lengths = _first_rows(end)
+    lift = float(np.ptp(counts)) + float(np.abs(counts).max()) + 1  # an episode's values lie above the one's before
+    base = np.repeat(np.arange(len(starts)) * lift, lengths)
+    most = np.maximum.accumulate(np.maximum(counts.astype(np.float64), 0) + base)
+    before = np.append(0.0, most[:-1])
+    before[starts] = base[starts]
+    return (most - before).astype(np.float32)
+
+
+def _after_first(reached: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The rows of each episode behind its first `reached` one."""
+    starts, lengths = _first_rows(end)
+    before = np.cumsum(reached) - reached
+    return before - np.repeat(before[starts], lengths) > 0
+
+
+def _taken(array: np.ndarray, index: np.ndarray, owned: bool) -> np.ndarray:
+    """``array[index]`` of ascending rows; in place where the array is owned: a row is read before it is overwritten."""
+    if not (owned and array.flags.writeable):
+        return array[index]
+    for piece in pieces(len(index)):
+        array[piece] = array[index[piece]]
+    return array[: len(index)]
 
 
 def _time_limit(end: np.ndarray, limit: int, name: str) -> np.ndarray:
@@ -430,94 +545,9 @@ def _time_limit(end: np.ndarray, limit: int, name: str) -> np.ndarray:
     return (step + 1) % limit == 0
 
 
-def _check_size(size: int, stored: int, where: str) -> None:
-    if size > LARGEST or (size > SUSPECT[0] and size > SUSPECT[1] * max(stored, 1)):
-        raise DataError(f"{where} declares {size} bytes and stores {stored}: refused as a broken or hostile file")
+def __getattr__(name: str) -> Any:  # while callers move to segue.tasks.formats
+    from segue.tasks import formats
 
-
-def _read_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Columns, and name and info if the file is of our own format."""
-    wanted = {*COLUMNS, *D4RL.values(), "format", "name", "info"}
-    arrays: dict[str, Any] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                key = member.filename.removesuffix(".npy")
-                if key in arrays:
-                    raise DataError(f"{path}: column {key!r} occurs twice")
-                if key not in wanted:
-                    arrays[key] = None  # named for the sake of misspelt ones, never read
-                    continue
-                where = f"{path}: column {key!r}"
-                _check_size(member.file_size, member.compress_size, where)
-                with archive.open(member) as file:
-                    _check_header(file, member.file_size, where)
-                with archive.open(member) as file:
-                    arrays[key] = np.lib.format.read_array(file, allow_pickle=False)
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as .npz, it may be truncated: {error}") from error
-    own = arrays.get("format") is not None and arrays.get("info") is not None
-    version, name, info = (arrays.pop(key, None) for key in ("format", "name", "info"))
-    if not own:
-        return arrays, {}
-    if version.shape != () or version.dtype.kind not in "iu" or int(version) != FORMAT:
-        raise DataError(f"{path}: format {version} is not known to this version, which reads {FORMAT}; update segue")
-    try:
-        parsed = json.loads(str(info))
-    except ValueError as error:
-        raise DataError(f"{path}: 'info' is not JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise DataError(f"{path}: 'info' is not a JSON object")
-    missing = [column for column in COLUMNS if column not in arrays]
-    if missing:
-        raise DataError(f"{path}: column {missing[0]!r} is missing from a file of our own format; write it anew")
-    return {column: arrays[column] for column in COLUMNS}, {"name": str(name), "info": parsed}
-
-
-def _check_header(file: Any, size: int, where: str) -> None:
-    """Refuses objects, and shapes that the member cannot hold, before anything is allocated."""
-    version = np.lib.format.read_magic(file)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise DataError(f"{where} is stored in .npy version {version}; save it again with numpy.savez")
-    shape, _, dtype = readers[version](file)
-    if dtype.hasobject:
-        raise DataError(f"{where} holds pickled objects, which segue never loads; save one numeric array instead")
-    count = 1
-    for length in shape:
-        count *= int(length)
-    if count * dtype.itemsize > size:
-        raise DataError(f"{where} is cut short: shape {shape} needs {count * dtype.itemsize} bytes, {size} are there")
-
-
-def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
-    import h5py
-
-    wanted = {*COLUMNS, *D4RL.values()}
-    arrays: dict[str, Any] = {}
-    try:
-        with h5py.File(path, "r") as file:
-            for key in map(str, file):
-                link = file.get(key, getlink=True)
-                if key not in wanted:
-                    arrays[key] = None
-                    continue
-                where = f"{path}: column {key!r}"
-                if not isinstance(link, h5py.HardLink):
-                    raise DataError(f"{where} is a link to elsewhere; copy the data into the file")
-                column = file[key]
-                if not isinstance(column, h5py.Dataset):
-                    raise DataError(f"{where} is a group, not an array")
-                if column.is_virtual or column.external:
-                    raise DataError(f"{where} keeps its values in other files; copy them into this one")
-                if column.dtype.hasobject or column.dtype.kind not in "bifu":
-                    raise DataError(f"{where} holds {column.dtype}; give numbers")
-                _check_size(column.size * column.dtype.itemsize, column.id.get_storage_size(), where)
-                arrays[key] = column[()]
-    except DataError:
-        raise
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: cannot be read as HDF5, it may be truncated: {error}") from error
-    return arrays
+    if name in ("read", "write_npz", "writing"):
+        return getattr(formats, name)
+    raise AttributeError(name)

@@ -21,7 +21,8 @@ import numpy as np
 
 from segue.errors import ConfigError, DataError
 from segue.files import cache_root
-from segue.tasks.dataset import COLUMNS, Dataset, read, write_npz, writing
+from segue.tasks.dataset import COLUMNS, Dataset
+from segue.tasks.formats import read, write_npz, writing
 
 GRID = 2.0**-12  # of the actions
 

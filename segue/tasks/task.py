@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from segue.errors import ConfigError, DataError
 from segue.tasks.dataset import Dataset
+from segue.tasks.formats import PLAIN, Reading
 
 if TYPE_CHECKING:
     from segue.tasks.environment import Environment
@@ -54,6 +55,8 @@ class Task:
     act_dim: int
     horizon: int | None = None  # steps
     terminates: Callable[[Any, Any, Any], Any] | None = None  # (obs, action, next_obs) -> bool, on arrays of jnp
+    reading: Reading = PLAIN  # how a file of the user's is understood
+    relabel: Callable[[Dataset], Dataset] | None = None  # what rows from a file of the user's become
 
     @property
     def spec(self) -> Spec:

@@ -1,0 +1,218 @@
+"""Readers and writers of datasets, one page a format; `docs/formats.md` says what each means by columns and ends."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from segue.errors import ConfigError, DataError
+from segue.tasks.dataset import Dataset, assemble, closed, renamed
+from segue.tasks.formats import npz
+from segue.tasks.formats.common import KINDS, PLAIN, Raw, Reading, writing
+
+if TYPE_CHECKING:
+    from segue.tasks.task import Reference
+
+__all__ = [
+    "KINDS",
+    "PLAIN",
+    "Raw",
+    "Reading",
+    "find_kind",
+    "located",
+    "manifest",
+    "read",
+    "read_columns",
+    "write",
+    "write_npz",
+    "writing",
+]
+
+PAGES = {"npz": "npz", "d4rl": "hdf5", "minari": "minari", "ogbench": "ogbench", "table": "table"}
+WRITERS = {".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl", ".csv": "table", ".parquet": "table", "": "minari"}
+MINARI = "minari:"  # before the id of a dataset in Minari's local store
+PACKAGES = (
+    "mujoco",
+    "gymnasium",
+    "gymnasium-robotics",
+    "ogbench",
+    "minari",
+    "numpy",
+    "segue",
+)  # whose versions are told
+
+write_npz = npz.write
+
+
+def located(path: str | Path) -> Path:
+    """The file or folder that `path` names, absolute: ``minari:D4RL/door/human-v2`` is looked up in Minari's store.
+
+    Raises ``DataError`` for a malformed id, or one that is not there and cannot be downloaded.
+    """
+    if str(path).startswith(MINARI):
+        from segue.tasks.formats import minari
+
+        return minari.stored(str(path)[len(MINARI) :])
+    return Path(path).expanduser().resolve()
+
+
+def find_kind(path: Path) -> str:
+    """The kind of a file, from its suffix and what it holds. Raises ``DataError``."""
+    if path.is_dir():
+        if (path / "metadata.json").is_file() or (path / "data" / "metadata.json").is_file():
+            return "minari"
+        raise DataError(f"{path}: a folder without metadata.json is no Minari dataset; name a file")
+    suffix = path.suffix.lower()
+    if suffix in (".hdf5", ".h5"):
+        return "minari" if path.name == "main_data.hdf5" else "d4rl"
+    if suffix in (".csv", ".parquet"):
+        return "table"
+    if suffix == ".npz":
+        held = set(npz.names(path))
+        bare = {"observations", "actions", "terminals"} <= held and not held & {"rewards", "reward", "format"}
+        return "ogbench" if bare else "npz"
+    raise DataError(
+        f"{path}: unknown kind of file {suffix!r}; segue reads .npz, .hdf5, .h5, .csv, .parquet and Minari's folders"
+    )
+
+
+def _load(path: str | Path, reading: Reading, narrow: bool) -> tuple[Path, Raw]:
+    found = located(path)
+    if not found.exists():
+        raise DataError(f"{found}: no such file")
+    if not (found.is_file() or found.is_dir()):
+        raise DataError(f"{found}: not a file")
+    kind = reading.kind or find_kind(found)
+    if found.is_dir() and kind != "minari":
+        raise DataError(f"{found}: not a file, which {kind!r} needs; name a file in it")
+    page = importlib.import_module(f"segue.tasks.formats.{PAGES[kind]}")
+    return found, page.load(found, reading, narrow)
+
+
+def read_columns(path: str | Path, reading: Reading = PLAIN) -> Raw:
+    """What a file holds before it is checked, floats as they are stored: the structure is safe, the values are not.
+
+    `path` is a file, a folder, or ``minari:ID``. Raises ``DataError``.
+    """
+    return _load(path, reading, narrow=False)[1]
+
+
+def read(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    action_low: Any = None,
+    action_high: Any = None,
+    max_episode_steps: int | None = None,
+    reading: Reading = PLAIN,
+) -> Dataset:
+    """A dataset from a file, a folder, or ``minari:ID``.
+
+    The keywords are those of `dataset_from_arrays`. Files that segue wrote hold the rows as they were: nothing is
+    mapped, clipped or cut again, whatever the bounds and the reading say. Without bounds those that the file declares
+    hold (Minari). Raises ``DataError`` for a missing, truncated or oversized file, pickled objects, and links out of
+    it.
+    """
+    found, raw = _load(path, reading, narrow=True)
+    if raw.own:
+        parts = {_ours(key): value for key, value in raw.columns.items()}
+        return renamed(closed(Dataset(**parts, name=str(found), info=raw.info)), name or raw.name)
+    low, high = (action_low, action_high) if raw.bounds is None or action_low is not None else raw.bounds
+    columns = dict(raw.columns)
+    raw.columns.clear()  # so that a column is freed once it is not needed
+    dataset = assemble(
+        columns,
+        str(found),
+        action_low=low,
+        action_high=high,
+        max_episode_steps=max_episode_steps,
+        clip_actions=reading.clip_actions,
+        rewards=reading.rewards,
+        terminals=reading.terminals,
+        terminal_reward=reading.terminal_reward,
+        info=raw.info,
+        owned=True,
+    )
+    return renamed(dataset, name or raw.name)
+
+
+def _ours(key: str) -> str:
+    from segue.tasks.dataset import D4RL
+
+    return next((column for column, theirs in D4RL.items() if theirs == key), key)
+
+
+def write(dataset: Dataset, path: str | Path, kind: str | None = None) -> None:
+    """Writes a dataset whole or not at all. `kind`, one of `KINDS` but OGBench's, follows from the suffix: ``.npz``,
+    ``.hdf5``, ``.csv``, ``.parquet``, none (a folder of Minari's layout). `read` gives the same rows back, bit for bit.
+
+    Raises ``DataError`` where the disk refuses or the format cannot hold the rows, ``ConfigError`` for the kind.
+    """
+    path = Path(path).expanduser()
+    kind = kind or WRITERS.get(path.suffix.lower(), "minari" if path.name.rpartition("-v")[2].isdecimal() else None)
+    if kind not in PAGES or kind == "ogbench":
+        raise ConfigError(
+            f"{path}: segue writes {', '.join(k for k in KINDS if k != 'ogbench')} to .npz, .hdf5, .csv, .parquet or a "
+            "folder NAME-v0; choose one of these"
+        )
+    importlib.import_module(f"segue.tasks.formats.{PAGES[kind]}").write(dataset, path)
+
+
+def manifest(dataset: Dataset, reference: Reference | None = None) -> dict[str, Any]:
+    """All there is to say about a dataset in one place; JSON-able.
+
+    ``format`` is the one that the rows first came from, ``transforms`` what was done to them since, in order;
+    ``low`` and ``high`` are the least and largest value of each entry, ``score`` the mean return on `reference`.
+    """
+    info = dict(dataset.info)
+    versions = {key: str(info.pop(key)) for key in PACKAGES if key in info}
+    try:
+        versions["segue"] = metadata.version("segue")
+    except metadata.PackageNotFoundError:  # run from its folder
+        from segue import __version__
+
+        versions["segue"] = __version__
+    told: dict[str, Any] = {
+        "name": dataset.name,
+        "format": info.pop("format", "made"),
+        "source": info.pop("source", None),
+        "licence": info.pop("licence", None),
+        "rows": dataset.size,
+        "episodes": len(dataset.lengths),
+        "return": _statistics(dataset.returns),
+        "length": _statistics(dataset.lengths),
+        "terminals": int(np.count_nonzero(dataset.terminal)),
+        "timeouts": int(np.count_nonzero(dataset.timeout)),
+        "observation": _space(dataset.obs),
+        "action": _space(dataset.action),
+        "reward": {"min": float(dataset.reward.min()), "max": float(dataset.reward.max())},
+        "transforms": info.pop("transforms", []),
+        "reference": None,
+        "hash": dataset.hash,
+        "versions": versions,
+        "info": info,
+    }
+    if reference is not None:
+        score = float(np.mean([reference.score(r) for r in dataset.returns.tolist()]))
+        told["reference"] = {"name": reference.name, "minimum": reference.minimum, "maximum": reference.maximum}
+        told["reference"] |= {"rate": reference.rate, "score": score if math.isfinite(score) else None}
+    return told
+
+
+def _statistics(values: np.ndarray) -> dict[str, float]:
+    return {
+        "min": float(values.min()),
+        "mean": float(values.mean()),
+        "median": float(np.median(values)),
+        "max": float(values.max()),
+        "std": float(values.std()),
+    }
+
+
+def _space(array: np.ndarray) -> dict[str, Any]:
+    return {"dim": array.shape[1], "low": array.min(axis=0).tolist(), "high": array.max(axis=0).tolist()}

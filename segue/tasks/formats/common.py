@@ -1,0 +1,237 @@
+"""What the pages of formats share: how a file is to be understood, what it gave, limits, and our own envelope.
+
+Files come from anywhere: nothing is unpickled, no link is followed out of a file, sizes are checked before anything is
+allocated, and whatever a parser raises ends in one ``DataError``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from segue.errors import ConfigError, DataError, SegueError, nearest
+from segue.files import replacing
+from segue.tasks.dataset import COLUMNS, D4RL, Dataset, check_options
+
+KINDS = ("npz", "d4rl", "minari", "ogbench", "table")
+FORMAT = 1  # of our own files: columns as in `Dataset`, actions already in [-1, 1]
+LARGEST = 64 * 2**30  # bytes that one column of a file may declare
+SUSPECT = 2**30, 1000  # columns larger than the first and packed tighter than the second are refused
+WANTED = {*COLUMNS, *D4RL.values()}  # names of columns that are read
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is to be understood. All values are JSON-able; `docs/formats.md` says which file wants what.
+
+    ``kind``: one of `KINDS`; None: found from the path and the content.
+    ``columns``: our column -> patterns of the file's columns, several parted by commas, ``{"obs": "sensor_*"}``. For
+    tables, and for the entries of Minari's Dict observations and actions.
+    ``episode``: the column of a table that numbers the episodes.
+    ``clip_actions, rewards, terminals, terminal_reward``: as in `dataset_from_arrays`.
+    ``task``: OGBench's environment id, or the name of one of its single-task data sets, whose rewards are computed.
+
+    Raises ``ConfigError`` naming the field.
+    """
+
+    kind: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    episode: str | None = None
+    clip_actions: bool = False
+    rewards: str = "transition"
+    terminals: str = "end"
+    terminal_reward: float | None = None
+    task: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind is not None and self.kind not in KINDS:
+            raise ConfigError(f"reading: unknown kind of file {self.kind!r}{nearest(str(self.kind), KINDS)}")
+        check_options(self.rewards, self.terminals)
+        if not isinstance(self.columns, Mapping):
+            raise ConfigError(f"reading: columns are {self.columns!r}; give our column and the file's, obs=sensor_*")
+        for column, pattern in self.columns.items():
+            if column not in COLUMNS:
+                raise ConfigError(f"reading: unknown column {column!r}{nearest(str(column), COLUMNS)}")
+            if not isinstance(pattern, str) or not pattern.strip():
+                raise ConfigError(
+                    f"reading: the pattern of {column!r} is {pattern!r}; give names or patterns of columns"
+                )
+        for name in ("episode", "task"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ConfigError(f"reading: {name} is {getattr(self, name)!r}; give a name")
+        if not isinstance(self.clip_actions, bool):
+            raise ConfigError(f"reading: clip_actions is {self.clip_actions!r}; give True or False")
+        if not isinstance(self.terminal_reward, float | int | None):
+            raise ConfigError(f"reading: terminal_reward is {self.terminal_reward!r}; give a number")
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that are not the default, JSON-able; `Reading.of` makes the reading again."""
+        return {
+            f.name: dict(value) if f.name == "columns" else value
+            for f in fields(self)
+            if (value := getattr(self, f.name)) != getattr(PLAIN, f.name)
+        }
+
+    @staticmethod
+    def of(changes: Any) -> Reading:
+        """The reading whose `changes` these are. Raises ``ConfigError``."""
+        if not isinstance(changes, Mapping):
+            raise ConfigError(f"reading: {changes!r} is no set of fields; give field and value")
+        known = [f.name for f in fields(Reading)]
+        for name in changes:
+            if name not in known:
+                raise ConfigError(f"reading: unknown field {name!r}{nearest(str(name), known)}")
+        return Reading(**changes)
+
+
+PLAIN = Reading()  # the defaults
+
+
+class Raw(NamedTuple):
+    """What a file holds, its values unchecked: columns [N, ...] under our names or D4RL's.
+
+    `info` is JSON-able and goes into the dataset's. `own`: written by segue, so the rows are final: actions in
+    [-1, 1], every end marked. `bounds`: low and high of the actions as the file declares them, or None.
+    """
+
+    columns: dict[str, np.ndarray]
+    info: dict[str, Any]
+    own: bool
+    name: str
+    bounds: tuple[Any, Any] | None = None
+
+
+# ------------------------------------------------------------------------------------------------------------- parsing
+
+
+@contextmanager
+def parsing(path: Path | str, what: str) -> Iterator[None]:
+    """Turns whatever a parser raises on hostile bytes into one ``DataError``."""
+    try:
+        yield
+    except SegueError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"{path}: cannot be read as {what}, it may be truncated: {said}") from error
+
+
+class Sizes:
+    """Adds up what a file declares, and refuses what it cannot hold."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path, self.declared, self.stored = path, 0, 0
+
+    def add(self, size: int, stored: int, where: str) -> None:
+        """A column of `size` bytes in memory that takes `stored` bytes of the file. Raises ``DataError``."""
+        self.declared, self.stored = self.declared + size, self.stored + stored
+        for what, n, m in ((where, size, stored), (f"{self.path}", self.declared, self.stored)):
+            if n > LARGEST or (n > SUSPECT[0] and n > SUSPECT[1] * max(m, 1)):
+                raise DataError(f"{what} declares {n} bytes and stores {m}: refused as a broken or hostile file")
+
+
+def target(dtype: np.dtype, narrow: bool) -> np.dtype:
+    """The type in memory: with `narrow` every float becomes float32."""
+    return np.dtype(np.float32) if narrow and dtype.kind == "f" else dtype
+
+
+# ------------------------------------------------------------------------------------------------------------ envelope
+
+
+def sealed(dataset: Dataset) -> str:
+    """What our own files say beside the columns: format, name and info as JSON. Raises ``DataError``."""
+    return json.dumps({"format": FORMAT, "name": dataset.name, "info": json.loads(info_text(dataset))})
+
+
+def info_text(dataset: Dataset) -> str:
+    """The dataset's info as JSON. Raises ``DataError``."""
+    try:
+        return json.dumps(dataset.info, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{dataset.name}: info cannot be written as JSON: {error}") from error
+
+
+def opened(text: Any, where: str) -> tuple[str, dict[str, Any]]:
+    """Name and info of a `sealed` envelope. Raises ``DataError``."""
+    parsed = parsed_json(text, where)
+    info, name = parsed.get("info"), parsed.get("name")
+    if parsed.get("format") != FORMAT:
+        raise DataError(
+            f"{where}: format {parsed.get('format')!r} is not known to this version, which reads {FORMAT}; update segue"
+        )
+    if not isinstance(info, dict) or not isinstance(name, str):
+        raise DataError(f"{where}: name and info are missing or no JSON object; export the dataset again")
+    return name, info
+
+
+def parsed_json(text: Any, where: str) -> dict[str, Any]:
+    """A JSON object of finite numbers. Raises ``DataError``."""
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no number of JSON")
+
+    try:
+        parsed = json.loads(text, parse_constant=refuse)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON: {error}; export the dataset again") from error
+    if not isinstance(parsed, dict):
+        raise DataError(f"{where} is not a JSON object; export the dataset again")
+    return parsed
+
+
+def complete(columns: Mapping[str, Any], path: Path | str) -> None:
+    """Raises ``DataError`` unless a file of our own format has every column."""
+    for column in COLUMNS:
+        if column not in columns and D4RL[column] not in columns:
+            raise DataError(f"{path}: column {column!r} is missing from a file of our own format; write it anew")
+
+
+# ------------------------------------------------------------------------------------------------------------ patterns
+
+
+def natural(name: str) -> list[Any]:
+    """Sorting key: sensor_2 before sensor_10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def matching(patterns: str, names: list[str], where: str) -> list[str]:
+    """The names that the patterns (parted by commas) fit, pattern by pattern, each in natural order.
+
+    Raises ``DataError`` for a pattern that fits none.
+    """
+    found: list[str] = []
+    for pattern in (part.strip() for part in patterns.split(",")):
+        fits = sorted((n for n in names if n == pattern or fnmatchcase(n, pattern)), key=natural)
+        if not fits:
+            known = names if len(names) <= 40 else [*names[:40], "..."]
+            raise DataError(f"{where}: no column fits {pattern!r}{nearest(pattern, known)}")
+        found += [name for name in fits if name not in found]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """`replacing`, the folder made first. Raises ``DataError`` where the disk refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            yield file
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def suffixed(path: Path, *suffixes: str) -> None:
+    """Raises ``DataError`` unless the path ends in one of the suffixes."""
+    if path.suffix.lower() not in suffixes:
+        raise DataError(f"{path}: this format is {suffixes[0]}; give a name that ends in it")

@@ -1,0 +1,110 @@
+"""HDF5 as D4RL lays it out: flat columns under D4RL's names. Groups ``infos`` and ``metadata`` are never read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segue.errors import DataError
+from segue.tasks.dataset import COLUMNS, D4RL, Dataset
+from segue.tasks.formats.common import (
+    WANTED,
+    Raw,
+    Reading,
+    Sizes,
+    complete,
+    opened,
+    parsing,
+    sealed,
+    suffixed,
+    target,
+    writing,
+)
+
+SEAL = "segue{}"  # attributes of our own files: our envelope in pieces
+PIECE = 60_000  # bytes; HDF5 takes 64 KiB
+FILTERS = {
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    32000,
+}  # deflate, shuffle, fletcher32, szip, nbit, scaleoffset, LZF: in HDF5 or h5py itself
+
+
+def load(path: Path, reading: Reading, narrow: bool) -> Raw:
+    """The columns of a file; all else is listed and not read. Raises ``DataError``."""
+    import h5py
+
+    arrays: dict[str, np.ndarray] = {}
+    ignored = []
+    sizes = Sizes(path)
+    with parsing(path, "HDF5"), h5py.File(path, "r") as file:
+        for key in map(str, file):
+            if key in WANTED:
+                arrays[key] = column(file, key, f"{path}: column {key!r}", sizes, narrow)
+            else:
+                ignored.append(key)
+        seal = unsealed(file)
+    if not seal:
+        info: dict[str, Any] = {"source": path.name, "format": "d4rl"}
+        return Raw(arrays, info | ({"ignored_columns": sorted(ignored)} if ignored else {}), False, path.stem)
+    name, info = opened(seal, f"{path}: attribute 'segue0'")
+    complete(arrays, path)
+    return Raw({c: arrays[c if c in arrays else D4RL[c]] for c in COLUMNS}, info, True, name)
+
+
+def column(group: Any, key: str, where: str, sizes: Sizes, narrow: bool) -> np.ndarray:
+    """One numeric array that lies in the file itself. Raises ``DataError``."""
+    found = checked(group, key, where, sizes)
+    if not found.size:
+        return np.empty(found.shape, target(found.dtype, narrow))
+    array = np.empty(found.shape, target(found.dtype.newbyteorder("="), narrow))
+    found.read_direct(array)  # HDF5 converts piece by piece
+    return array
+
+
+def checked(group: Any, key: str, where: str, sizes: Sizes) -> Any:
+    """The h5py dataset under `key`, after everything that its header says was found harmless."""
+    import h5py
+
+    if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+        raise DataError(f"{where} is a link to elsewhere; copy the data into the file")
+    found = group[key]
+    if not isinstance(found, h5py.Dataset):
+        raise DataError(f"{where} is a group, not an array")
+    if found.is_virtual or found.external:
+        raise DataError(f"{where} keeps its values in other files; copy them into this one")
+    if found.dtype.hasobject or found.dtype.kind not in "bifu" or found.shape is None:
+        raise DataError(f"{where} holds {found.dtype}; give numbers")
+    properties = found.id.get_create_plist()
+    packed = {properties.get_filter(i)[0] for i in range(properties.get_nfilters())}
+    if packed - FILTERS:
+        raise DataError(f"{where} is packed by a plug-in (filter {min(packed - FILTERS)}); store it with gzip")
+    sizes.add(found.size * found.dtype.itemsize, found.id.get_storage_size(), where)
+    return found
+
+
+def write(dataset: Dataset, path: Path) -> None:
+    """D4RL's layout with next observations and timeouts, and our own envelope as an attribute. Raises ``DataError``."""
+    import h5py
+
+    suffixed(path, ".hdf5", ".h5")
+    seal = sealed(dataset)
+    with writing(path) as file, h5py.File(file.name, "w") as made:  # the temporary file, which is renamed
+        for name in COLUMNS:
+            made.create_dataset(D4RL[name], data=getattr(dataset, name))
+        for i, start in enumerate(range(0, len(seal), PIECE)):
+            made.attrs[SEAL.format(i)] = seal[start : start + PIECE]
+
+
+def unsealed(file: Any) -> str:
+    """The envelope of a file of our own, else an empty text."""
+    pieces = []
+    while (piece := file.attrs.get(SEAL.format(len(pieces)))) is not None:
+        pieces.append(str(piece))
+    return "".join(pieces)
