@@ -48,10 +48,10 @@ def test_behaviours(hopper):
     assert read_.record == {"trained": 5}
     net = [(np.full((2, 2), 0.5), np.array([0.0, -9.0])), (np.eye(2), np.zeros(2)), (np.eye(2), np.array([0.5, 1.0]))]
     # hidden relu([1, -8]) = [1, 0]; mean 1.5, log std 1
-    action = locomotion._policy(net, np.array([1, 1], np.float32), np.array([-0.2]))
+    action = locomotion.act(net, np.array([1, 1], np.float32), np.array([-0.2]))
     np.testing.assert_allclose(action, [np.tanh(1.5 - 0.2 * np.e)])
     wide = [*net[:2], (np.eye(2), np.array([0.0, 50.0]))]
-    np.testing.assert_allclose(locomotion._policy(wide, np.zeros(2), np.array([1e-2])), [np.tanh(0.01 * np.exp(2))])
+    np.testing.assert_allclose(locomotion.act(wide, np.zeros(2), np.array([1e-2])), [np.tanh(0.01 * np.exp(2))])
 
 
 @pytest.mark.parametrize(

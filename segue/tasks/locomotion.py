@@ -263,10 +263,13 @@ class Beyond:
         return np.delete(obs, 1) if self._x_is_seen else obs  # without y
 
 
-class Behaviours(NamedTuple):
-    """Behaviour policies by level, each three layers of (weight [in, out], bias [out]) in float64."""
+Net = list[tuple[np.ndarray, np.ndarray]]  # layers: weight [in, out], bias [out], float64
 
-    levels: dict[str, list[tuple[np.ndarray, np.ndarray]]]
+
+class Behaviours(NamedTuple):
+    """Behaviour policies by level, of three layers each."""
+
+    levels: dict[str, Net]
     record: dict[str, Any]  # how they were trained
     sha256: str  # of the file
 
@@ -332,8 +335,8 @@ def read_behaviours(path: Path, obs_dim: int, act_dim: int) -> Behaviours:
     return Behaviours(nets, parsed, digest)
 
 
-def _policy(net: list[tuple[np.ndarray, np.ndarray]], obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """``tanh(mean + std * noise)``, [act_dim] float64."""
+def act(net: Net, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """The action ``tanh(mean + std * noise)`` [act_dim] float64 at an observation [obs_dim], noise [act_dim]."""
     x = obs.astype(np.float64)
     for weight, bias in net[:-1]:
         x = np.maximum(x @ weight + bias, 0.0)
@@ -370,7 +373,7 @@ def roll_out(
             ladder = policies.ladder
             rung = ladder[int(rng.integers(len(ladder)))] if part == "medium-replay" else part
             net = policies.levels[rung]
-            return lambda obs, rng: _policy(net, obs, rng.standard_normal(body.act_dim))
+            return lambda obs, rng: act(net, obs, rng.standard_normal(body.act_dim))
 
         return of_episode
 
