@@ -6,13 +6,16 @@ maze2d, in Gymnasium-Robotics and in OGBench; where a cell lies in the plane dif
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from segue.errors import ConfigError, nearest
+from segue.tasks.made import Act
 
 Cell = tuple[int, int]  # (row, column)
 
@@ -58,7 +61,7 @@ class Frame:
     def cell(self, x: float, y: float) -> Cell:
         """The cell that holds a point; it may lie outside the map."""
         row, column = self.place(x, y)
-        return int(np.floor(row + 0.5)), int(np.floor(column + 0.5))
+        return math.floor(row + 0.5), math.floor(column + 0.5)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """(row, column) of a point in units of cells, whole numbers at the centres: the inverse of `xy`."""
@@ -131,6 +134,64 @@ class Layout:
     @cached_property
     def _distances(self) -> dict[Cell, np.ndarray]:
         return {}
+
+
+class Tour:
+    """Waypoints through a maze, to one goal cell after another; the next goal is drawn on arrival at the last.
+
+    A waypoint is the centre of a cell plus uniform(*jitter) per axis, in units of cells along x and y; a goal is its
+    cell's centre plus `shift` on both axes. Either counts as reached within `reach` units. `goals(rng)` draws the goals
+    (default: any free cell).
+    """
+
+    def __init__(
+        self,
+        maze: Layout,
+        frame: Frame,
+        reach: float,
+        jitter: tuple[float, float],
+        shift: float = 0.0,
+        goals: Callable[[np.random.Generator], Cell] | None = None,
+    ) -> None:
+        self.maze, self.frame, self.reach, self.jitter, self.shift = maze, frame, reach, jitter, shift
+        self.goals = goals or (lambda rng: maze.free[int(rng.integers(len(maze.free)))])
+        self._points: list[tuple[float, float]] = []  # the way that is left, next one last
+
+    def waypoint(self, x: float, y: float, rng: np.random.Generator) -> tuple[float, float]:
+        """The next waypoint (x, y) from a place (x, y). Raises ``ConfigError`` if that is in a wall."""
+        if self._points and math.hypot(x - self._points[-1][0], y - self._points[-1][1]) < self.reach:
+            self._points.pop()
+        if not self._points:
+            cell, goal = self.frame.cell(x, y), self.goals(rng)
+            *between, last = self.maze.way(cell, goal) or [goal]
+            low, high = self.jitter
+            jitter = rng.uniform(low, high, (len(between), 2)).tolist()
+            points = [self._point(at, *noise) for at, noise in zip(between, jitter, strict=True)]
+            self._points = [*points, self._point(last, self.shift, self.shift)][::-1]
+        return self._points[-1]
+
+    def _point(self, cell: Cell, dx: float, dy: float) -> tuple[float, float]:
+        x, y = self.frame.xy(cell)
+        return x + self.frame.scale * dx, y + self.frame.scale * dy
+
+
+def follow(tour: Tour, gains: tuple[float, float], noise: float) -> Act:
+    """A controller of a point mass: ``clip(gains[0] * (waypoint - position) + gains[1] * speed) + N(0, noise^2)``.
+
+    Takes an observation (x, y, vx, vy) and a random stream, gives an action [2] float64, clipped to [-1, 1].
+    """
+
+    def act(obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        x, y, vx, vy = obs.tolist()
+        to_x, to_y = tour.waypoint(x, y, rng)
+        ax = min(max(gains[0] * (to_x - x) + gains[1] * vx, -1.0), 1.0)
+        ay = min(max(gains[0] * (to_y - y) + gains[1] * vy, -1.0), 1.0)
+        if noise:
+            nx, ny = rng.standard_normal(2).tolist()
+            ax, ay = min(max(ax + noise * nx, -1.0), 1.0), min(max(ay + noise * ny, -1.0), 1.0)
+        return np.array((ax, ay))
+
+    return act
 
 
 def layout(name: str) -> Layout:
