@@ -199,15 +199,13 @@ class Walker:
         apart = abs(here[0] - self._next[0]) + abs(here[1] - self._next[1])
         if apart > 1 and self._maze.is_free(here):  # driven off the way
             self._next = here
-        near = math.dist((x, y), FRAME.xy(self._next)) < NEAR
-        goal = (float(self._env.goal[0]), float(self._env.goal[1]))
-        if self._next == self._target and FRAME.cell(*goal) == self._target:
-            return goal
-        if near and self._next == self._target:
-            self._target = self._drawn(here, rng)
-        if near:
+        goal = float(self._env.goal[0]), float(self._env.goal[1])
+        goal_cell = FRAME.cell(*goal)
+        if not self._next == self._target == goal_cell and math.dist((x, y), FRAME.xy(self._next)) < NEAR:
+            if self._next == self._target:
+                self._target = self._drawn(here, rng)
             self._next = self._maze.next_cell(self._next, self._target)
-        return FRAME.xy(self._next)
+        return goal if self._next == self._target == goal_cell else FRAME.xy(self._next)
 
     def _drawn(self, here: mazes.Cell, rng: np.random.Generator) -> mazes.Cell:
         others = [cell for cell in self._targets if cell != here]
