@@ -139,7 +139,7 @@ def parse(text: str) -> Filter:
 def apply(dataset: Dataset, filters: Iterable[Filter]) -> Dataset:
     """The dataset after one filter and then the next, each seeing the episodes that the one before left.
 
-    ``info["transforms"]`` gets one object a filter: its kind, its numbers, and how many rows it dropped and kept.
+    ``info["transforms"]`` gets one object a filter: its kind, its numbers, and how many rows it dropped.
     Raises ``DataError`` if fewer than 2 rows are left, and for a filter that the dataset went through before.
     """
     for one in filters:
@@ -148,7 +148,7 @@ def apply(dataset: Dataset, filters: Iterable[Filter]) -> Dataset:
 
 
 def _applied(dataset: Dataset, one: Filter) -> Dataset:
-    record: dict[str, Any] = {"filter": one.word, **_listed(asdict(one))}
+    record: dict[str, Any] = {"kind": one.word, **_listed(asdict(one))}
     before = list(dataset.info.get("transforms", []))
     if any(record.items() <= found.items() for found in before):
         raise DataError(f"{dataset.name}: went through filter {one.text!r} already; apply it once")
@@ -161,7 +161,7 @@ def _applied(dataset: Dataset, one: Filter) -> Dataset:
     columns = {column: getattr(dataset, column)[keep] for column in COLUMNS} | {"timeout": timeout[keep]}
     for array in columns.values():
         array.setflags(write=False)
-    record |= {"dropped": dataset.size - kept, "rows": kept}
+    record["dropped"] = dataset.size - kept
     return replace(dataset, **columns, info={**dataset.info, "transforms": [*before, record]})
 
 

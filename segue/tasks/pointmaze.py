@@ -1,4 +1,4 @@
-"""PointMaze of Gymnasium-Robotics, its goal fixed as in D4RL's maze2d, with data of a planner made on the user's machine.
+"""PointMaze of Gymnasium-Robotics with the goal of D4RL's maze2d, and data of a planner made on the user's machine.
 
 The package's environment has a random goal and observations by key. Here the goal stays at the centre of D4RL's cell,
 the observation is (x, y, vx, vy), and nothing ends: the reward is 1 for each step that ends within 0.45 of the goal, so
@@ -28,6 +28,7 @@ from segue.tasks.maze2d import GAINS, NOISE, REACH, never_ends
 from segue.tasks.task import Reference, Task
 
 SIMULATORS = ("mujoco", "gymnasium-robotics")
+NEAR_GOAL = 0.45  # the package's, units
 JITTER = 0.1  # half width, of waypoints off the centres of cells
 ROWS = 100_000
 GENERATOR = "1"  # changes whenever the same inputs give other rows
