@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import ConfigError, nearest
-from segue.tasks import adroit, antmaze, locomotion, point_wall
+from segue.tasks import adroit, antmaze, locomotion, maze2d, point_wall, pointmaze
 from segue.tasks.custom import custom_task
 from segue.tasks.dataset import Dataset, dataset_from_arrays
 from segue.tasks.environment import Environment, Step
@@ -37,7 +37,8 @@ __all__ = [
     "write_npz",
 ]
 
-FAMILIES = (point_wall, locomotion, antmaze, adroit)  # each: catalogue() -> {name: line}, task(name, making) -> Task
+# each: catalogue() -> {name: line}, task(name, making) -> Task
+FAMILIES = (point_wall, maze2d, pointmaze, locomotion, antmaze, adroit)
 
 
 def catalogue() -> dict[str, str]:
