@@ -312,11 +312,29 @@ def test_walker_aims_along_the_way():
     assert walks.aim(2.6, 0.0, rng) == (8, 0)  # within 1.5 of (1, 2): on to (1, 3)
     assert walks.aim(7.0, 0.5, rng) == (8, 4)
     assert walks.aim(8.0, 3.0, rng) == (8, 8)
-    assert walks.aim(4.0, 0.0, rng) == (8, 0)  # driven back by more than a cell: a new way
+    assert walks.aim(5.9, 1.0, rng) == (8, 0)  # driven back by more than a cell: a new way
     for x, y in ((7.0, 0.0), (8.0, 3.0), (8.0, 7.0), (4.5, 8.0)):
         aim = walks.aim(x, y, rng)
     assert aim == (0.6, 8.9)  # the goal itself, to the end
     assert walks.aim(0.6, 8.5, rng) == (0.6, 8.9)
+
+
+@pytest.mark.parametrize("maze", list(antmaze.LIMITS))
+def test_ways_lead_to_the_goal_and_keep_clear_of_walls(maze):
+    """A point that moves 0.19 units a step, the ant's pace; its legs reach 0.9."""
+    layout, goal_cell = mazes.layout(maze), mazes.GOALS[maze]
+    walls = np.array([antmaze.FRAME.xy((row, column)) for row, column in np.argwhere(layout.walls).tolist()])
+    goal = np.array(antmaze.FRAME.xy(goal_cell)) + 0.75
+    for cell in (cell for cell in layout.free if len(layout.neighbours(cell)) == 1 and cell != goal_cell):
+        walks, (x, y), steps = walker((goal_cell,), maze), antmaze.FRAME.xy(cell), 0
+        walks._env.goal = goal
+        walks._target, walks._next = goal_cell, cell
+        while math.dist((x, y), goal) > antmaze.RADIUS:
+            aim_x, aim_y = walks.aim(x, y, np.random.default_rng(0))
+            angle = math.atan2(aim_y - y, aim_x - x)
+            x, y, steps = x + 0.19 * math.cos(angle), y + 0.19 * math.sin(angle), steps + 1
+            assert np.linalg.norm(np.maximum(np.abs(walls - [x, y]) - antmaze.CELL / 2, 0), axis=1).min() > 0.9
+            assert steps <= (4 * len(layout.way(cell, goal_cell)) + 2) / 0.19
 
 
 def test_walker_draws_a_new_target_on_arrival():

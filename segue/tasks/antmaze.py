@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from segue.errors import ConfigError, DataError, nearest
-from segue.tasks import locomotion, made, mazes
+from segue.tasks import filters, locomotion, made, mazes
 from segue.tasks.ant import Steered
 from segue.tasks.dataset import Dataset, dataset_from_arrays
 from segue.tasks.environment import Environment
@@ -116,7 +116,7 @@ class AntMaze:
         self.data = mujoco.MjData(self.model)
         self.goal = np.zeros(2)  # (x, y) of the episode
         self._cell, self._starts = mazes.GOALS[maze], starts
-        self._limit = LIMITS[maze] if limit is None else limit
+        self._limit, self._time = LIMITS[maze] if limit is None else limit, 0
         self.spec = SimpleNamespace(max_episode_steps=self._limit)
         self.observation_space = Box(-np.inf, np.inf, (self.model.nq + self.model.nv,), np.float64)
         self.action_space = Box(-1.0, 1.0, (self.model.nu,), np.float32)
@@ -198,7 +198,7 @@ class Walker:
             self._target, self._next = self._drawn(here, rng), here
         apart = abs(here[0] - self._next[0]) + abs(here[1] - self._next[1])
         if apart > 1 and self._maze.is_free(here):  # driven off the way
-            self._next = here
+            self._next = self._maze.next_cell(here, self._target)
         goal = float(self._env.goal[0]), float(self._env.goal[1])
         goal_cell = FRAME.cell(*goal)
         if not self._next == self._target == goal_cell and math.dist((x, y), FRAME.xy(self._next)) < NEAR:
@@ -282,8 +282,6 @@ def cached(
 
 def goal_missing(making: Making = made.QUIET) -> Dataset:
     """The diverse data of the large maze without the goal's region (`filters.NAMED`; OOO, Mark et al. 2023)."""
-    from segue.tasks import filters
-
     filtered = filters.apply(cached("large", "diverse", making=making), [filters.NAMED[f"antmaze-large-{MISSING}"]])
     return replace(filtered, name=dataset_id("large", MISSING))
 

@@ -6,10 +6,10 @@ policies from training up to the medium one), ``medium-expert`` (half of each). 
 them compare only with scores on the same version of the same set. A level is offered where its body's weights are
 there; ``random`` needs none.
 
-The bodies are Gymnasium's v5. Of Hopper and HalfCheetah that is the environment of D4RL's data. ``Walker2d-v5`` has a
-friction of 1.9 under both feet, and D4RL's walker (v2, v4) 0.9 under the right one: D4RL's walker files are of another
-body. ``Ant-v5`` is observed without contact forces (27 entries); it still pays for them, at most 0.042 a step, which
-D4RL's ant did not, and its bonus for health is not paid at a fall.
+The bodies are Gymnasium's v5; of Hopper and HalfCheetah they move as in D4RL's data. ``Walker2d-v5`` has a friction of
+1.9 under both feet, and D4RL's walker (v2, v4) 0.9 under the right one: D4RL's walker files are of another body.
+``Ant-v5`` is observed without contact forces (27 entries); it still pays for them, at most 0.042 a step, which D4RL's
+ant did not. A bonus for health is not paid at a fall, where D4RL's was.
 
 ``ant-sparse`` and ``halfcheetah-sparse`` pay for distance alone, and are learnt online (`Beyond`).
 
