@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 PAGES = {"npz": "npz", "d4rl": "hdf5", "minari": "minari", "ogbench": "ogbench", "table": "table"}
-WRITERS = {".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl", ".csv": "table", ".parquet": "table", "": "minari"}
+WRITERS = {".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl", ".csv": "table", ".parquet": "table"}
 MINARI = "minari:"  # before the id of a dataset in Minari's local store
 PACKAGES = (
     "mujoco",
@@ -154,7 +154,8 @@ def write(dataset: Dataset, path: str | Path, kind: str | None = None) -> None:
     Raises ``DataError`` where the disk refuses or the format cannot hold the rows, ``ConfigError`` for the kind.
     """
     path = Path(path).expanduser()
-    kind = kind or WRITERS.get(path.suffix.lower(), "minari" if path.name.rpartition("-v")[2].isdecimal() else None)
+    if kind is None:  # a folder of Minari's is called by name and version
+        kind = WRITERS.get(path.suffix.lower(), "minari" if path.name.rpartition("-v")[2].isdecimal() else None)
     if kind not in PAGES or kind == "ogbench":
         raise ConfigError(
             f"{path}: segue writes {', '.join(k for k in KINDS if k != 'ogbench')} to .npz, .hdf5, .csv, .parquet or a "
