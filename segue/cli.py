@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
+from segue.data_cli import Data, FileFlags, note
 from segue.errors import ConfigError, SegueError
 
 
@@ -50,7 +51,8 @@ class Choice:
     env: str | None = None
     """a Gymnasium id or module:Class, in place of a named task's environment"""
     dataset: str | None = None
-    """a dataset file (.npz or D4RL .hdf5), in place of a named task's data"""
+    """a dataset (.npz, .hdf5, .csv, .parquet, a folder of Minari or minari:ID), in place of a named task's own"""
+    file: OmitArgPrefixes[FileFlags] = field(default_factory=FileFlags)
     offline_steps: int | None = None
     """batches of the offline phase (default: the recipe's; 0 leaves it out)"""
     online_steps: int | None = None
@@ -86,23 +88,20 @@ class Choice:
             except ConfigError as error:
                 raise ConfigError(f"--from {source}: {error} (as that run was given)") from error
             if said:
-                _note(f"as in {source}: {' '.join(said)}")
+                note(f"as in {source}: {' '.join(said)}")
         for path, value in changed.items():
             phases = overrides.apply(phases, path, value)
         return task, phases, taken | changed
 
     def task_(self) -> Any:
-        from segue import tasks
         from segue.recipes import recipe
 
         recipe(self.method)  # a misspelt method is named before a dataset is made
         if self.task is None and self.env is None and self.dataset is None:
             raise ConfigError("name a task (segue list), or give --env, --dataset or both")
-        if self.task is not None and (self.env or self.dataset):
-            raise ConfigError("give either a named task, or --env and --dataset")
-        if self.task is None:
-            return tasks.custom_task(self.env, self.dataset)
-        return tasks.get(self.task, progress=_counter(f"making the data of {self.task}"), message=_note)
+        if self.task is not None and self.env is not None:
+            raise ConfigError("give either a named task, or --env; with a named task --dataset alone replaces its data")
+        return self.file.task(self.task, self.env, self.dataset)
 
 
 @dataclass
@@ -127,7 +126,7 @@ class Show(Choice):
         if self.cost:
             from segue.runs.compiled import kept
 
-            with kept(_note):
+            with kept(note):
                 cost(task, phases)
         return 0
 
@@ -217,91 +216,12 @@ class Report:
         return 0
 
 
-@dataclass
-class Data:
-    """Datasets: `list` the named ones, `make` one now, show what one holds with `info` (a name or a file)."""
-
-    what: Positional[Literal["list", "make", "info"]]
-    name: Positional[str | None] = None
-    """a task of `segue list`, or for `info` also a file"""
-    env: str | None = None
-    """for `info` of a file: the environment (Gymnasium id or module:Class) whose action bounds and time limit it has"""
-    force: bool = False
-    """make it again even where it is cached"""
-
-    def __call__(self) -> int:
-        from rich.console import Console
-
-        from segue import tasks
-
-        console = Console()
-        file = (
-            self.what == "info" and self.name is not None and bool(Path(self.name).suffix or Path(self.name).exists())
-        )
-        if self.env is not None and not file:
-            raise ConfigError(
-                f"segue data {self.what}: --env goes with `segue data info FILE`; a named task has its own"
-            )
-        if self.force and self.what != "make":
-            raise ConfigError(f"segue data {self.what}: --force goes with `segue data make NAME`")
-        if self.what == "list":
-            for name, text in tasks.catalogue().items():
-                console.print(f"[bold]{name:24}[/bold] {text}")
-            return 0
-        if self.name is None:
-            raise ConfigError(f"segue data {self.what} takes a name; see `segue data list`")
-        if file:
-            dataset = tasks.custom_task(self.env, self.name).dataset
-        else:
-            progress = _counter(f"making {self.name}")
-            dataset = tasks.make_dataset(self.name, self.force, progress, _note)
-        for key, value in tasks.describe(dataset).items():
-            console.print(f"[bold]{key:20}[/bold] {_plain(value)}", soft_wrap=True)
-        return 0
-
-
 def _report(folders: list[Path], html: Path | None) -> None:
     from rich.console import Console
 
     from segue.runs.report import report
 
     report(folders, html, Console())
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
-
-
-def _counter(label: str) -> Any:
-    """A callback that draws done / total with rate and time left."""
-    import time
-
-    from segue.runs.progress import clock
-
-    began, shown = time.monotonic(), [0.0]
-
-    def progress(done: int, total: int) -> None:
-        now = time.monotonic()
-        live = sys.stderr.isatty()
-        if now - shown[0] < (0.2 if live else 5) and done < total:
-            return
-        shown[0] = now
-        rate = done / max(now - began, 1e-9)
-        line = f"{label}: {done:,}/{total:,}  {rate:,.0f}/s  {clock((total - done) / max(rate, 1e-9))} left"
-        print(
-            f"\r\x1b[2K{line}" if live else line,
-            end="\n" if not live or done >= total else "",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    return progress
 
 
 def _source(source: Path, seed: int) -> Path:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from segue.errors import ConfigError, nearest
-from segue.tasks import adroit, antmaze, locomotion, maze2d, point_wall, pointmaze
+from segue.tasks import adroit, antmaze, filters, kitchen, locomotion, maze2d, ogbench, point_wall, pointmaze
 from segue.tasks.custom import custom_task
 from segue.tasks.dataset import Dataset, dataset_from_arrays
 from segue.tasks.environment import Environment, Step
-from segue.tasks.formats import PLAIN, Reading, located, manifest, read, write, write_npz
+from segue.tasks.formats import Reading, located, manifest, read, write, write_npz
 from segue.tasks.made import Making, Message, Progress
 from segue.tasks.task import Reference, Task
 
@@ -27,6 +27,7 @@ __all__ = [
     "custom_task",
     "dataset_from_arrays",
     "describe",
+    "filtered",
     "from_source",
     "get",
     "make_dataset",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 # each: catalogue() -> {name: line}, task(name, making) -> Task
-FAMILIES = (point_wall, maze2d, pointmaze, locomotion, antmaze, adroit)
+FAMILIES = (point_wall, maze2d, pointmaze, locomotion, antmaze, adroit, kitchen, ogbench)
 
 
 def catalogue() -> dict[str, str]:
@@ -82,14 +83,31 @@ def get(
 
 def from_source(source: Mapping[str, Any], progress: Progress | None = None, message: Message | None = None) -> Task:
     """The task whose ``source`` this is. Raises ``ConfigError`` if it is none."""
-    kind = source.get("kind") if isinstance(source, Mapping) else None
-    texts = isinstance(source, Mapping) and all(isinstance(x, str | None) for k, x in source.items() if k != "reading")
-    reading = Reading.of(source["reading"]) if texts and "reading" in source else None
-    if kind == "named" and texts and source.get("name"):
-        return get(source["name"], progress, message, dataset=source.get("dataset"), reading=reading)
-    if kind == "custom" and texts:
-        return custom_task(source.get("env"), source.get("dataset"), source.get("name"), reading or PLAIN)
+    fields = dict(source) if isinstance(source, Mapping) else {}
+    changes, words = fields.pop("reading", {}), fields.pop("filters", [])
+    listed = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    if listed and all(isinstance(x, str | None) for x in fields.values()):
+        reading, file = Reading.of(changes), fields.get("dataset")
+        if fields.get("kind") == "named" and fields.get("name"):
+            how = reading if "reading" in source else None
+            return filtered(get(fields["name"], progress, message, dataset=file, reading=how), words)
+        if fields.get("kind") == "custom":
+            return filtered(custom_task(fields.get("env"), file, fields.get("name"), reading), words)
     raise ConfigError(f"not the source of a task: {source!r}; known kinds: custom, named")
+
+
+def filtered(task: Task, words: Iterable[str]) -> Task:
+    """The task with its data filtered, one word of `segue.tasks.filters` after another: ``["truncate=20"]``. Its
+    ``source`` says so. Raises ``ConfigError`` for an unknown filter, or a task without data.
+    """
+    parsed = [filters.parse(word) for word in words]
+    if not parsed:
+        return task
+    load = task.load_dataset
+    if load is None:
+        raise ConfigError(f"task {task.name!r} has no dataset to filter; give a file with --dataset")
+    source = {**task.source, "filters": [*task.source.get("filters", []), *(one.text for one in parsed)]}
+    return replace(task, source=source, load_dataset=lambda: filters.apply(load(), parsed))
 
 
 def make_dataset(

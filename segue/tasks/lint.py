@@ -152,9 +152,8 @@ def lint(
     The columns are those that `dataset_from_arrays` takes, under our names or D4RL's: N rows, ``obs`` [N, obs_dim],
     ``action`` [N, act_dim] and so on, of any type of numbers. `own`: of our own format, whose actions lie in [-1, 1]
     whatever the bounds. `action_low`, `action_high`: the environment's bounds, scalars or [act_dim], default -1 and 1;
-    with `clip_actions` actions outside them will be clipped. With `terminals` of ``"cut"`` terminal flags count as cuts.
-    `max_episode_steps`: the time limit.
-    ``progress(done, total)`` counts rows.
+    with `clip_actions` actions outside them will be clipped. With `terminals` of ``"cut"`` terminal flags are cuts.
+    `max_episode_steps`: the time limit. ``progress(done, total)`` counts rows.
 
     There is an error among the findings if and only if the entrance refuses the columns.
     """
