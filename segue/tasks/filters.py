@@ -180,4 +180,4 @@ def _numbers(text: str, kind: type, usage: str) -> tuple[Any, ...]:
 
 
 def _number_list(numbers: Iterable[float]) -> str:
-    return ",".join(repr(int(x)) if x == int(x) else repr(x) for x in numbers)
+    return ",".join(repr(int(x)) if math.isfinite(x) and x == int(x) else repr(x) for x in numbers)
