@@ -711,6 +711,37 @@ def test_a_parquet_file_may_not_promise_more_than_it_holds(tmp_path, monkeypatch
         read(tmp_path / "a.parquet")
 
 
+def test_the_documented_converter_of_lerobot(tmp_path):
+    text = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    script = next(part for part in text.split("```python\n")[1:] if "lerobot_to_parquet" in part).split("```")[0]
+    (tmp_path / "convert.py").write_text(script, encoding="utf-8")
+    for i, rewards in enumerate(([0.0, 1.0], None)):
+        data = tmp_path / f"set{i}" / "data" / "chunk-000"
+        data.mkdir(parents=True)
+        for e in range(2):
+            part = {
+                "observation.state": pa.array([[float(10 * e + t), 0.5] for t in range(3)], pa.list_(pa.float32())),
+                "action": pa.array([[0.1 * t] for t in range(3)], pa.list_(pa.float32(), 1)),
+                "episode_index": [e] * 3,
+                "frame_index": [0, 1, 2],
+                "timestamp": [0.0, 0.1, 0.2],
+            }
+            if rewards:
+                part |= {"next.reward": [0.0, 0.0, rewards[e]], "next.done": [False, False, e == 1]}
+            pq.write_table(pa.table(part), data / f"episode_00000{e}.parquet")
+        command = [sys.executable, tmp_path / "convert.py", tmp_path / f"set{i}", tmp_path / f"out{i}.parquet"]
+        subprocess.run(command, check=True, timeout=60)
+    reading = Reading(episode="episode")
+    marked = read(tmp_path / "out0.parquet", reading=reading)
+    assert marked.obs[:, 0].tolist() == [0, 1, 10, 11, 12]  # the first episode is cut, its last row has no successor
+    assert marked.reward.tolist() == [0, 0, 0, 0, 1]
+    assert marked.terminal.tolist() == flags("....t").tolist()
+    bare = read(tmp_path / "out1.parquet", reading=reading)
+    assert bare.reward.tolist() == [0, 0, 1, 0, 0, 1]
+    assert bare.starts.tolist() == [0, 3]
+    assert bare.action[:, 0].tolist() == pytest.approx([0, 0.1, 0.2] * 2)
+
+
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
