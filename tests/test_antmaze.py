@@ -360,6 +360,12 @@ def test_a_stalled_walker_goes_another_way_for_20_steps():
     assert abs(third - second) > 0.2
     assert np.abs(np.array(headings[20:40]) - second).max() < 4 * noise
     assert max(abs(second), abs(third)) < antmaze.DETOUR
+    after = []
+    for step in range(40):
+        obs[0] = 2.0 + 0.03 * step
+        after.append(walks(obs, rng).mean())
+    assert abs(np.mean(after[:20])) > 0.05  # the detour that began while it stood
+    assert np.abs(after[20:]).max() < 5 * noise
     moving = walker(((1, 3),))
     for step in range(60):
         obs[0] = -1 + 0.03 * step  # 0.6 in 20 steps
