@@ -221,27 +221,21 @@ def test_walls_by_hand():
     assert moved(CORNER, 1.09, 1.09, -1.0, -1.0) == (1.09, 1.09, -1.0, -1.0)  # 0.127 from the corner
 
 
-def gap(walls, x, y):
-    """From a point to the nearest wall, in D4RL's frame."""
-    near = [
-        math.hypot(max(abs(x - row + 0.2) - 0.5, 0), max(abs(y - column + 0.2) - 0.5, 0))
-        for row, column in np.argwhere(walls)
-    ]
-    return min(near)
+def gaps(walls, places):
+    """From each of [T] points to the nearest wall, in D4RL's frame."""
+    beyond = np.maximum(np.abs(places[:, None] - np.argwhere(walls) + 0.2) - 0.5, 0)  # [T, walls, 2]
+    return np.hypot(*np.moveaxis(beyond, 2, 0)).min(1)
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from(list(MAZES)), st.integers(0, 1000), st.integers(1, 60))
 def test_no_ball_enters_a_wall(name, seed, held):
     env, rng = Maze2d(MAZES[name], name), np.random.default_rng(seed)
-    walls = mazes.layout(name).walls
     env.reset(seed)
-    for t in range(300):
-        if t % held == 0:
-            action = np.sign(rng.uniform(-1, 1, 2)) * (rng.random(2) < 0.9)
-        obs = env.step(action).obs
-        assert gap(walls, *obs[:2].tolist()) >= RADIUS - 1e-6
-        assert np.abs(obs[2:]).max() < 5.24
+    pushes = np.sign(rng.uniform(-1, 1, (300, 2))) * (rng.random((300, 2)) < 0.9)
+    states = np.array([env.step(pushes[t // held]).obs for t in range(300)], np.float64)
+    assert gaps(mazes.layout(name).walls, states[:, :2]).min() >= RADIUS - 1e-6
+    assert np.hypot(states[:, 2], states[:, 3]).max() < math.sqrt(2) * (5 + 0.2382)  # a wall adds no speed
 
 
 # ----------------------------------------------------------------------------------------------------- the environment
@@ -352,6 +346,22 @@ def test_tasks_of_the_family(name, monkeypatch, tmp_path):
         assert record["dropped"] == 3000 - data.size > 0
         tasks.write_npz(data, tmp_path / "a.npz")
         assert tasks.read(tmp_path / "a.npz").info["transforms"] == [record]
+
+
+def test_d4rl_files_pay_for_the_step(tmp_path):
+    data = maze2d.roll_out("umaze", 900)
+    here = np.hypot(*(data.obs[:, :2].astype(np.float64) - MAZES["umaze"].goal).T) <= 0.5
+    np.savez(
+        tmp_path / "d4rl.npz",
+        observations=data.obs, actions=data.action, rewards=here, terminals=data.terminal, timeouts=data.timeout,
+    )  # fmt: skip
+    read = tasks.get("maze2d-umaze", dataset=tmp_path / "d4rl.npz").dataset
+    kept = np.flatnonzero(~data.timeout)  # the last rows lead to observations that are not in the file
+    assert read.reward.tolist() == data.reward[kept].tolist()
+    assert read.next_obs.tolist() == data.next_obs[kept].tolist()
+    assert here[kept].sum() != read.reward.sum() > 0
+    tasks.write_npz(data, tmp_path / "own.npz")
+    assert tasks.get("maze2d-umaze", dataset=tmp_path / "own.npz").dataset.hash == data.hash
 
 
 # ------------------------------------------------------------------------------------------------------------ pointmaze

@@ -32,6 +32,7 @@ from segue.errors import ConfigError, Diverged
 from segue.tasks import filters, made, mazes
 from segue.tasks.dataset import Dataset, dataset_from_arrays
 from segue.tasks.environment import Step
+from segue.tasks.formats import Reading
 from segue.tasks.made import Making
 from segue.tasks.task import Reference, Task
 
@@ -54,6 +55,7 @@ NOISE = 0.5  # standard deviation on the planner's actions
 ROWS = 100_000
 GENERATOR = "1"  # changes whenever the same inputs give other rows
 VERSION = "v0"  # of the sets
+D4RL = Reading(rewards="observation")  # its files pay a row for the observation before the action
 
 
 @dataclass(frozen=True)
@@ -222,4 +224,5 @@ def task(name: str, making: Making) -> Task:
         act_dim=2,
         horizon=maze.horizon,
         terminates=never_ends,
+        reading=D4RL,
     )
