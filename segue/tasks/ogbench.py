@@ -204,8 +204,8 @@ class Seeded:
         data.qacc_warmstart[:] = 0
         data.ctrl[:] = 0
         data.time = 0.0
-        mujoco.mj_forward(model, data)
-        mujoco.mj_rnePostConstraint(model, data)
+        mujoco.mj_forward(model, data)  # pyright: ignore[reportAttributeAccessIssue]
+        mujoco.mj_rnePostConstraint(model, data)  # pyright: ignore[reportAttributeAccessIssue]
         return self.unwrapped.compute_observation()
 
 
