@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from segue.evaluate import Environment, Interrupted, act, begin, evaluate, seed_
 from segue.replays import Uniform
 from segue.store import Affine, Ring, Rows, Store, close_episode, make_store, with_returns
 from segue.transitions import Fresh
-from segue.types import Batch, Bonus, Episode, Handover, Key, Learner, Replay, Spec, Transition, split
+from segue.types import Batch, Bonus, Episode, Handover, Key, Learner, Replay, Spec, Transition, Wrapper, split
 
 Row = dict[str, Any]
 
@@ -293,17 +294,25 @@ def blank_sums(metrics: Any) -> Sums:
     return Sums({k: jnp.zeros(()) for k in sorted(metrics)}, jnp.zeros((), jnp.int32))
 
 
-def _block(work: Work, n: int, store: Store, parts: Parts, sums: Sums, key: Key, first: Array) -> tuple[Parts, Sums]:
+def draw_block(work: Work, n: int, store: Store, rstate: Any, key: Key, first: Array) -> tuple[Array, Array]:
+    """Indices and weights of `n` updates from the phase's `first` onwards, ``[n, ...]``."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(n))
+    k_i = jax.vmap(lambda k: jax.random.split(k, 4)[0])(keys)
+    return jax.vmap(lambda k: draw_rows(work, rstate, store, k))(k_i)
+
+
+def _block(
+    work: Work, n: int, store: Store, parts: Parts, sums: Sums, key: Key, first: Array, given: Array | None = None
+) -> tuple[Parts, Sums]:
     """`n` updates from the phase's `first` onwards in one scan; update i always uses the i-th key.
 
-    Where updates teach the replay nothing, all rows are gathered before the scan.
+    Where updates teach the replay nothing, all rows are gathered before the scan. `given` holds those on disk.
     """
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(n))
     batches = None
     if type(work.replay).update is Replay.update:
-        k_i = jax.vmap(lambda k: jax.random.split(k, 4)[0])(keys)
-        indices, weight = jax.vmap(lambda k: draw_rows(work, parts.replay, store, k))(k_i)
-        batches = store.at(indices, work.reward, weight)
+        indices, weight = draw_block(work, n, store, parts.replay, key, first)
+        batches = store.at(indices, work.reward, weight, given)
 
     def body(carry: tuple[Parts, Sums], x: tuple[Key, Batch | None]) -> tuple[tuple[Parts, Sums], None]:
         (parts, sums), (k, batch) = carry, x
@@ -325,6 +334,40 @@ def update_many(
     return jax.lax.fori_loop(0, blocks, body, (parts, sums))
 
 
+@partial(jax.jit, static_argnames=("work", "n"))
+def update_given(
+    work: Work, n: int, store: Store, parts: Parts, sums: Sums, key: Key, first: Array, given: Array
+) -> tuple[Parts, Sums]:
+    """`n` updates on rows of which those on disk are `given`."""
+    return _block(work, n, store, parts, sums, key, first, given)
+
+
+@partial(jax.jit, static_argnames=("work", "n"))
+def _indices(work: Work, n: int, store: Store, rstate: Any, key: Key, first: Array) -> Array:
+    return draw_block(work, n, store, rstate, key, first)[0]
+
+
+def fetch(work: Work, n: int, store: Store, rstate: Any, key: Key, first: int) -> np.ndarray:
+    """The rows on disk that `n` updates will ask for, ``[n, ..., width]``."""
+    return store.disk.take(np.asarray(_indices(work, n, store, rstate, key, np.int32(first))))
+
+
+def update_from_disk(
+    work: Work, n: int, blocks: int, store: Store, parts: Parts, sums: Sums, key: Key, first: int
+) -> tuple[Parts, Sums]:
+    """``blocks * n`` updates; the next block's rows are fetched while one is computed."""
+    ahead = partial(fetch, work, n, store, parts.replay, key)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(ahead, first)
+        for i in range(blocks):
+            given = coming.result()
+            if i + 1 < blocks:
+                coming = pool.submit(ahead, first + (i + 1) * n)
+            parts, sums = update_given(work, n, store, parts, sums, key, np.int32(first + i * n), given)
+            jax.block_until_ready(sums.count)
+    return parts, sums
+
+
 @partial(
     jax.jit, static_argnames=("work", "n", "acts", "uniform"), donate_argnames=("ring", "parts", "sums", "act_sums")
 )
@@ -343,6 +386,7 @@ def _online_step(
     counters: Array,
     k_update: Key,
     k_act: Key,
+    given: Array | None,
 ) -> tuple:
     """Write one row, update `n` times, act on the row's next observation: one dispatch per environment step."""
     first, t = counters[0], counters[1]
@@ -352,10 +396,14 @@ def _online_step(
     bstate, visit = work.bonus.visit(parts.bonus, store.layout.batch(row))
     parts = parts._replace(bonus=bstate)
     if n == 1:
-        parts, metrics = update_once(work, store, parts, jax.random.fold_in(k_update, first))
+        batch = None
+        if given is not None:
+            indices, weight = draw_block(work, 1, store, parts.replay, k_update, first)
+            batch = store.at(indices[0], work.reward, weight[0], given[0])
+        parts, metrics = update_once(work, store, parts, jax.random.fold_in(k_update, first), batch)
         sums = add_metrics(sums, metrics)
     elif n:
-        parts, sums = _block(work, n, store, parts, sums, k_update, first)
+        parts, sums = _block(work, n, store, parts, sums, k_update, first, given)
     action = jnp.zeros(store.layout.act_dim)
     if acts:
         key = jax.random.fold_in(k_act, t)
@@ -422,6 +470,8 @@ def _check_phases(phases: tuple[Phase, ...], spec: Spec, store: Store) -> None:
                 f"phase {phase.name!r}: its learner remembers what it did, and uniform actions are not its own; "
                 f"warm up by the policy (--set phases.{phase.name}.warmup.actions=policy)"
             )
+        if store.disk is not None:
+            _check_disk(phase)
         rstate = phase.replay.init(key, spec, store)
         drawn = jax.eval_shape(lambda k, p=phase, r=rstate: draw_rows(p.work, r, store, k)[0], key)
         if (drawn.ndim == 2) != phase.learner.windows:
@@ -429,6 +479,24 @@ def _check_phases(phases: tuple[Phase, ...], spec: Spec, store: Store) -> None:
             raise ConfigError(
                 f"phase {phase.name!r}: its learner takes {takes}, which its replay {type(phase.replay).__name__} does "
                 "not draw; Sequences draws windows, the others rows"
+            )
+
+
+def _check_disk(phase: Phase) -> None:
+    """That the phase's learner and replay can do with rows that stay on disk. Raises `ConfigError`."""
+    learner, replay = phase.learner, phase.replay
+    while isinstance(learner, Wrapper) and type(learner).refit is Wrapper.refit:
+        learner = learner.base
+    looks = {
+        type(learner): type(learner).refit is not Learner.refit,
+        type(replay): type(replay).init is not Replay.init or type(replay).update is not Replay.update,
+    }
+    for part, at_everything in looks.items():
+        if at_everything:
+            raise ConfigError(
+                f"phase {phase.name!r}: {part.__name__} looks at the whole dataset, which is larger than the memory "
+                "that may be used and stays on disk; allow more (--memory-limit), take a part of the data (segue data "
+                "export --filter), or a method that learns from batches alone (iql, direct, pex)"
             )
 
 
@@ -529,7 +597,7 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
             f"phase {phase.name!r}: its replay {type(phase.replay).__name__} asks for online rows, and there are none; "
             "give it a share of the dataset"
         )
-    abstract = jax.eval_shape(lambda p, k: update_once(phase.work, store, p, k), parts, key(UPDATE))[1]
+    abstract = jax.eval_shape(partial(_blank_update, phase.work, store), parts, key(UPDATE))
     infos: dict[str, Any] = {}
     if phase.online:
         obs = jnp.zeros(c.task.spec.obs_dim)
@@ -557,6 +625,15 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
     )
     row = {"kind": "handover", "phase": phase.name, "step": 0, "report": report}
     return state, fixed_half(store), [row | {"seconds": round(time.monotonic() - clock, 3)}]
+
+
+def _blank_update(work: Work, store: Store, parts: Parts, key: Key) -> dict[str, Array]:
+    """The metrics of an update."""
+    batch = None
+    if store.disk is not None:
+        indices, weight = draw_rows(work, parts.replay, store, key)
+        batch = store.at(indices, work.reward, weight, jnp.zeros((*indices.shape, store.layout.width)))
+    return update_once(work, store, parts, key, batch)[1]
 
 
 def _blank_memory(phase: Phase, learner: Any) -> Any:
@@ -662,9 +739,12 @@ def _stretch(c: Context, phase: Phase, state: RunState, calls: int) -> tuple[Run
         blocks = min(calls // n, max(1, int(c.settings.piece_seconds / (n * _SECONDS[program]))))
     key = phase_key(state.seed, state.phase, UPDATE)
     store = whole(c.store, state.ring)
-    parts, sums = update_many(
-        phase.work, n, np.int32(blocks), store, state.parts, state.sums, key, np.int32(state.calls)
-    )
+    if store.disk is None:
+        parts, sums = update_many(
+            phase.work, n, np.int32(blocks), store, state.parts, state.sums, key, np.int32(state.calls)
+        )
+    else:
+        parts, sums = update_from_disk(phase.work, n, blocks, store, state.parts, state.sums, key, state.calls)
     jax.block_until_ready(sums.count)
     _SECONDS[program] = (time.monotonic() - clock) / (blocks * n)  # the first call compiles: the second is short again
     return state._replace(parts=parts, sums=sums, calls=state.calls + blocks * n), blocks * n
@@ -750,9 +830,13 @@ def _interact(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list
         fused = owed // slices <= MOST_FUSED and not closes
         n = owed // slices if fused else 0
         uniform = phase.warmup.actions == "uniform" and step < phase.warmup.steps
+        given = None
+        if n and c.store.disk is not None:
+            longer = eqx.tree_at(lambda r: r.written, state.ring, state.ring.written + 1)
+            given = fetch(phase.work, n, whole(c.store, longer), state.parts.replay, k_update, state.calls)
         ring, parts, memory, sums, act_sums, action = _online_step(
             phase.work, n, fused and not ended, uniform, c.store, state.ring, state.parts, live.memory, state.sums,
-            state.act_sums, row, np.array([state.calls, step], np.int32), k_update, k_act,
+            state.act_sums, row, np.array([state.calls, step], np.int32), k_update, k_act, given,
         )  # fmt: skip
         return_ = live.return_ + result.reward
         state = state._replace(

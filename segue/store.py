@@ -4,13 +4,17 @@ A row is one packed float32 vector, so that reading a batch is one gather and wr
 over the union: ``0..size_offline-1`` is the dataset, ``size_offline + j`` is slot ``j`` of the ring. The dataset is
 held once, however many seeds run. Rewards are the task's own; a phase's transform is applied on reading. Which rows
 make an episode stands in the run's state (`segue.phases.Episodes`).
+
+A dataset that is larger than the memory stays on disk (`Store.disk`): the loop then draws the indices of an update
+first, has the rows fetched (`Disk.take`), and hands them in as `given`. The numbers are those of a store in memory, bit
+for bit.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import equinox as eqx
 import jax
@@ -97,14 +101,27 @@ class Ring(Module):
         return Ring(rows, mc_return, self.written + 1)
 
 
+class Disk(Protocol):
+    """The rows of a dataset that stays on disk (``segue.tasks.formats.disk``)."""
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Packed rows ``[..., width]`` of these indices, anything for indices outside the dataset."""
+        ...
+
+    def scalars(self) -> dict[str, Array]:
+        """``reward``, ``terminal`` and ``timeout`` of all rows, [N] float32 each."""
+        ...
+
+
 class Store(Module):
-    """Everything a replay can draw from. ``offline`` has one blank row where there is no dataset."""
+    """Everything a replay can draw from. ``offline`` has one blank row where there is no dataset, or it is on disk."""
 
     offline: Float[Array, "N width"]
     offline_mc: Float[Array, " N"]
     ring: Ring
     layout: Layout = eqx.field(static=True)
     size_offline: int = eqx.field(static=True)
+    disk: Disk | None = eqx.field(static=True, default=None)
 
     @property
     def size_online(self) -> Int[Array, ""]:
@@ -121,13 +138,27 @@ class Store(Module):
         i_on = jnp.clip(indices - self.size_offline, 0, ring.shape[0] - 1)
         return jnp.where(online, ring[i_on], offline[i_off])
 
-    def packed(self, indices: Int[Array, "*n"]) -> Float[Array, "*n width"]:
-        """These rows of the union as they are kept."""
-        return self._pick(self.offline, self.ring.rows, indices)
+    def packed(
+        self, indices: Int[Array, "*n"], given: Float[Array, "*n width"] | None = None
+    ) -> Float[Array, "*n width"]:
+        """These rows of the union as they are kept; `given` holds those of a dataset on disk."""
+        if self.disk is None:
+            return self._pick(self.offline, self.ring.rows, indices)
+        if given is None:
+            raise TypeError("rows of a dataset on disk are fetched before the program that uses them")
+        online = indices >= self.size_offline
+        i_on = jnp.clip(indices - self.size_offline, 0, self.ring.capacity - 1)
+        return jnp.where(online[..., None], self.ring.rows[i_on], given)
 
-    def at(self, indices: Int[Array, "*n"], reward: Affine, weight: Float[Array, "*n"]) -> Batch:
+    def at(
+        self,
+        indices: Int[Array, "*n"],
+        reward: Affine,
+        weight: Float[Array, "*n"],
+        given: Float[Array, "*n width"] | None = None,
+    ) -> Batch:
         """The batch of these rows of the union, rewards by `reward`; -1 is padding: zeros and ``valid = 0``."""
-        rows, mc_return = self.packed(indices), self._pick(self.offline_mc, self.ring.mc_return, indices)
+        rows, mc_return = self.packed(indices, given), self._pick(self.offline_mc, self.ring.mc_return, indices)
         valid = (indices >= 0).astype(rows.dtype)
         c = self.layout.columns(rows * valid[..., None])
         return Batch(
@@ -165,14 +196,16 @@ class Rows(Module):
 def make_store(spec: Spec, dataset: Any | None, capacity: int) -> Store:
     """A store of `dataset` (columns as in ``segue.tasks.dataset.Dataset``) and an empty ring of `capacity` rows."""
     layout = Layout(spec.obs_dim, spec.act_dim)
-    if dataset is None:
+    disk = getattr(dataset, "disk", None)
+    if dataset is None or disk is not None:
         rows = np.zeros((1, layout.width), np.float32)
     else:
         d = dataset
         rows = layout.pack(d.obs, d.action, d.reward, d.next_obs, d.terminal, d.timeout, d.step)
     capacity = max(capacity, 1)
     ring = Ring(jnp.zeros((capacity, layout.width)), jnp.full((capacity,), UNKNOWN), jnp.zeros((), jnp.int32))
-    return Store(jnp.asarray(rows), jnp.zeros(rows.shape[0]), ring, layout, 0 if dataset is None else rows.shape[0])
+    size = 0 if dataset is None else len(dataset.reward)
+    return Store(jnp.asarray(rows), jnp.zeros(max(size, 1)), ring, layout, size, disk)
 
 
 @jax.jit
@@ -196,7 +229,7 @@ def with_returns(store: Store, reward: Affine, discount: float, closed: int) -> 
     `closed` counts from the first row ever written; younger rows belong to the open episode and stay unknown.
     """
     layout, ring = store.layout, store.ring
-    c = layout.columns(store.offline)
+    c = layout.columns(store.offline) if store.disk is None else store.disk.scalars()
     offline_mc = returns_to_go(reward(c["reward"]), c["terminal"], c["timeout"], discount)
     written, capacity = int(ring.written), ring.capacity
     if written:
@@ -206,7 +239,7 @@ def with_returns(store: Store, reward: Affine, discount: float, closed: int) -> 
         age = np.arange(max(0, written - capacity), written)
         mc = jnp.where(jnp.asarray(age < closed), mc, UNKNOWN)
         ring = Ring(ring.rows, ring.mc_return.at[order].set(mc), ring.written)
-    return Store(store.offline, offline_mc, ring, layout, store.size_offline)
+    return Store(store.offline, offline_mc, ring, layout, store.size_offline, store.disk)
 
 
 @partial(jax.jit, static_argnames=("padded", "reward"), donate_argnames="mc_return")

@@ -1,0 +1,227 @@
+"""Datasets in our own folder, in memory or left on disk: the same rows, and runs that are the same bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+
+from segue import tasks
+from segue.errors import ConfigError, DataError
+from segue.learners import Hold, Standardise
+from segue.phases import Block, PerStep, Phase, Settings, Warmup, run, start
+from segue.replays import Best, Decaying, Sequences, Symmetric
+from segue.store import Affine, make_store, with_returns
+from segue.tasks.dataset import COLUMNS, Dataset, dataset_from_arrays
+from segue.tasks.formats import disk
+from segue.transitions import Fresh
+
+TASK = tasks.get("point-wall")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The detours in two pieces, cut between episodes."""
+    data = TASK.dataset
+    at = int(data.starts[40])
+    halves = [Dataset(*(getattr(data, c)[s] for c in COLUMNS), "half") for s in (slice(0, at), slice(at, None))]
+    path = tmp_path / "detours.segue"
+    disk.write(halves, path, data.name, {"source": "here"})
+    return path
+
+
+@pytest.fixture
+def on_disk(folder, monkeypatch):
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "100 k")
+    return disk.read(folder)
+
+
+def test_the_folder_holds_every_bit(folder, monkeypatch):
+    data = TASK.dataset
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "1GiB")
+    whole = disk.read(folder).validate()
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "100k")
+    lazy = disk.read(folder)
+    assert type(whole) is Dataset
+    assert isinstance(lazy, disk.DiskDataset)
+    for read in (whole, lazy):
+        assert read.hash == data.hash
+        assert read.name == data.name
+        assert read.info == {"source": "here"}
+        for column in COLUMNS:
+            np.testing.assert_array_equal(getattr(read, column), getattr(data, column))
+        np.testing.assert_array_equal(read.step, data.step)
+        np.testing.assert_array_equal(read.returns, data.returns)
+
+
+def test_rows_are_taken_in_any_order(on_disk, monkeypatch):
+    data = TASK.dataset
+    monkeypatch.setattr(disk, "FEW", 10)
+    indices = np.random.default_rng(0).integers(-2, data.size + 5, (7, 9))
+    rows = on_disk.disk.take(indices)
+    i = np.clip(indices, 0, data.size - 1)
+    packed = [data.obs[i], data.action[i], data.next_obs[i]]
+    packed += [getattr(data, c)[i][..., None] for c in ("reward", "terminal", "timeout", "step")]
+    np.testing.assert_array_equal(rows, np.concatenate(packed, -1).astype(np.float32))
+    np.testing.assert_array_equal(on_disk.disk.take(indices[:1]), rows[:1])  # by one thread
+
+
+def follow(phases, data):
+    first, fixed = start(5, phases, TASK.spec, data)
+    rows = []
+    for state, more in run(phases, TASK, first, fixed, Settings(60, 0, 10)):
+        last = state
+        rows += [{k: v for k, v in row.items() if k not in ("wall", "seconds")} for row in more]
+    return last, rows
+
+
+def bc_then(online, **fields):
+    return (
+        Phase("offline", zoo.bc, 22, batch_size=8),
+        Phase("online", online, 30, True, transition=Fresh(), batch_size=8, reward=Affine(2.0, -1.0), **fields),
+    )
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [
+        bc_then(zoo.bc, replay=Symmetric(0.5)),  # a block, two single updates; one update a step
+        pytest.param((Phase("offline", zoo.td3, 44, batch_size=8, reward=Affine(2.0, -1.0)),), marks=pytest.mark.slow),
+        pytest.param(bc_then(zoo.td3, replay=Symmetric(0.5), updates=PerStep(2)), marks=pytest.mark.slow),
+        pytest.param(bc_then(zoo.td3, warmup=Warmup(10), updates=PerStep(4)), marks=pytest.mark.slow),
+        pytest.param(bc_then(zoo.sac, replay=Symmetric(0.25)), marks=pytest.mark.slow),
+        pytest.param(bc_then(zoo.sac, replay=Decaying(), updates=Block(15, 25)), marks=pytest.mark.slow),
+        pytest.param((Phase("offline", Hold(zoo.bc, ("actor",)), 25, batch_size=8),), marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_from_disk_is_the_run_from_memory(on_disk, phases):
+    (a, rows_a), (b, rows_b) = follow(phases, TASK.dataset), follow(phases, on_disk)
+    offline = [[row for row in rows if row["phase"] == "offline"] for rows in (rows_a, rows_b)]
+    assert offline[0] == offline[1]  # bit for bit
+    assert len(rows_a) == len(rows_b)
+    # online the programs are not the same, so their roundings need not be
+    for x, y in zip(jax.tree.leaves(a.parts), jax.tree.leaves(b.parts), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(a.ring.rows, b.ring.rows, rtol=1e-4, atol=1e-4)
+
+
+def test_given_rows_make_the_same_batch(on_disk):
+    batches = []
+    for data in (TASK.dataset, on_disk):
+        store = with_returns(make_store(TASK.spec, data, 8), Affine(2.0, -1.0), 0.9, 0)
+        rows = jax.random.normal(jax.random.key(1), (8, store.layout.width))
+        store = eqx.tree_at(lambda s: (s.ring.rows, s.ring.written), store, (rows, jnp.int32(5)))
+        n = TASK.dataset.size
+        indices = jnp.array([[0, n - 1, -1], [n, n + 4, 17]])
+        given = None if store.disk is None else store.disk.take(np.asarray(indices))
+        batches.append(store.at(indices, Affine(2.0, -1.0), jnp.ones(indices.shape), given))
+    assert zoo.same(*batches)
+    with pytest.raises(TypeError, match="fetched before"):
+        store.at(indices, Affine(), jnp.ones(indices.shape))
+
+
+@pytest.mark.parametrize(
+    ("phase", "name"),
+    [
+        (Phase("offline", Standardise(zoo.bc), 20), "Standardise"),
+        (Phase("offline", Hold(Standardise(zoo.bc), ("actor",)), 20), "Standardise"),
+        (Phase("offline", zoo.mopo, 20), "MOPO"),
+        (Phase("offline", zoo.bc, 20, replay=Best(0.1)), "Best"),
+        (Phase("offline", zoo.dt, 20, replay=Sequences(4)), "Sequences"),
+    ],
+)
+def test_what_looks_at_everything_is_refused_before_training(on_disk, phase, name):
+    with pytest.raises(ConfigError, match=rf"phase 'offline': {name} looks at the whole dataset.*--memory-limit"):
+        start(0, (phase,), TASK.spec, on_disk)
+    start(0, (replace(phase),), TASK.spec, TASK.dataset)
+
+
+def test_the_limit(monkeypatch):
+    for text, value in {"1": 1, "4GiB": 2**32, "1.5 k": 1536, "2MB": 2**21, "1t": 2**40}.items():
+        assert disk.bytes_of(text) == value
+    for text in ("", "GiB", "-1", "0", "4 Gb/s", "1e9"):
+        with pytest.raises(ConfigError, match="memory limit"):
+            disk.bytes_of(text)
+    monkeypatch.delenv("SEGUE_MEMORY_LIMIT", raising=False)
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < disk.memory_limit() <= pages / 2
+
+
+def test_twice_the_rows_must_fit(folder, monkeypatch):
+    size = (folder / "rows.f32").stat().st_size
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", str(2 * size))
+    assert type(disk.read(folder)) is Dataset
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", str(2 * size - 1))
+    assert isinstance(disk.read(folder), disk.DiskDataset)
+
+
+def manifest_with(folder, **fields):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: cannot be read as a dataset"),
+        (lambda f: (f / "manifest.json").write_text("{"), r"manifest\.json: cannot be read as a dataset"),
+        (lambda f: (f / "manifest.json").write_text("[]"), "not a manifest of format 1"),
+        (lambda f: manifest_with(f, format=2), "not a manifest of format 1"),
+        (lambda f: manifest_with(f, rows=-5), "field 'rows' is -5"),
+        (lambda f: manifest_with(f, rows=True), "field 'rows' is True"),
+        (lambda f: manifest_with(f, rows=2**60), "field 'rows'"),
+        (lambda f: manifest_with(f, info=[]), "field 'info'"),
+        (lambda f: manifest_with(f, obs_dim=3), r"rows\.f32: holds [\d,]+ bytes and not"),
+        (lambda f: (f / "reward.f32").unlink(), r"reward\.f32: cannot be read"),
+        (lambda f: (f / "timeout.b1").write_bytes(b"\0"), r"timeout\.b1: holds 1 bytes"),
+        (lambda f: os.truncate(f / "rows.f32", 400), r"rows\.f32: holds 400 bytes"),
+    ],
+)
+def test_broken_folders(folder, spoil, words):
+    spoil(folder)
+    with pytest.raises(DataError, match=words):
+        disk.read(folder)
+
+
+def test_changed_rows_are_seen_where_they_are_read(folder):
+    rows = np.memmap(folder / "rows.f32", "<f4", "r+")
+    rows[3] += 1
+    rows.flush()
+    with pytest.raises(DataError, match="hash differs"):
+        disk.read(folder)
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path, folder):
+    with pytest.raises(DataError, match="exists already"):
+        disk.write([TASK.dataset], folder, "x", {})
+    with pytest.raises(DataError, match=r"end in \.segue"):
+        disk.write([TASK.dataset], tmp_path / "x.npz", "x", {})
+    with pytest.raises(DataError, match="no rows"):
+        disk.write([], tmp_path / "x.segue", "x", {})
+
+    def breaks():
+        yield TASK.dataset
+        raise DataError("the source is broken")
+
+    with pytest.raises(DataError, match="the source is broken"):
+        disk.write(breaks(), tmp_path / "x.segue", "x", {})
+    other = dataset_from_arrays({"obs": np.zeros((3, 4)), "action": np.zeros((3, 1)), "reward": np.zeros(3),
+                                 "next_obs": np.zeros((3, 4)), "terminal": np.zeros(3)}, "other")  # fmt: skip
+    with pytest.raises(DataError, match="different sizes"):
+        disk.write([TASK.dataset, other], tmp_path / "x.segue", "x", {})
+    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+
+
+def test_reading_loads_no_jax(folder):
+    program = "import sys; from segue.tasks.formats import disk; disk.read(__import__('pathlib').Path(sys.argv[1]));"
+    program += "assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program, str(folder)], check=True)
