@@ -72,7 +72,7 @@ FINDINGS: dict[str, dict[str, Arm]] = {  # arms in order
     "sequences": {
         "bc10": Arm("bc10", REPLAY, steps(50_000, 0, 2500)),
         "dt": Arm("dt", REPLAY, (*steps(5000, 0, 2500), *settings(offline__learner__base__warmup="500"))),
-        "odt": Arm("odt", REPLAY, (*steps(5000, 20_000, 2500), *settings(**ODT))),
+        "odt": Arm("odt", REPLAY, (*steps(5000, 10_000, 2500), *settings(**ODT))),
     },
 }
 
