@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -307,6 +308,38 @@ def test_columns_for_the_linter_are_raw(tmp_path):
     write(dataset_from_arrays(columns(), "own"), tmp_path / "own.npz")
     own = read_columns(tmp_path / "own.npz")
     assert (own.own, own.name) == (True, "own")
+
+
+def peak_of(call):
+    """What a call gives, and the most memory that it held at once, in units of the dataset's arrays."""
+    tracemalloc.start()
+    try:
+        dataset = call()
+        return dataset, tracemalloc.get_traced_memory()[1] / sum(getattr(dataset, c).nbytes for c in COLUMNS)
+    finally:
+        tracemalloc.stop()
+
+
+def test_reading_is_lean(tmp_path):
+    n = 200_000
+    obs = np.random.default_rng(0).standard_normal((n + 1, 20), np.float32)
+    timeout = np.arange(n) % 100 == 99
+    whole = columns(n, obs=obs[:-1], next_obs=obs[1:], terminal=np.zeros(n, bool), timeout=timeout)
+    np.savez(tmp_path / "a.npz", **whole)
+    hdf5(tmp_path / "a.hdf5", whole)
+    hdf5(tmp_path / "wide.hdf5", {**whole, "obs": obs[:-1].astype(float), "next_obs": obs[1:].astype(float)})
+    short = {key: value for key, value in whole.items() if key != "next_obs"}
+    hdf5(tmp_path / "bare.hdf5", short)
+    read(tmp_path / "a.npz")  # what is imported once
+    for name in ("a.npz", "a.hdf5", "wide.hdf5"):
+        dataset, peak = peak_of(lambda name=name: read(tmp_path / name))
+        assert dataset.size == n
+        assert peak < 1.3
+    dataset, peak = peak_of(lambda: read(tmp_path / "bare.hdf5"))
+    assert dataset.size == n - n // 100
+    assert peak < 1.3
+    assert peak_of(lambda: dataset_from_arrays(whole, "shared"))[1] < 0.3  # float32 is not copied
+    assert peak_of(lambda: dataset_from_arrays(short, "bare"))[1] < 1.3
 
 
 def test_fortran_order_and_big_endian_come_out_as_they_are(tmp_path):

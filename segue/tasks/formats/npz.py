@@ -27,7 +27,7 @@ from segue.tasks.formats.common import (
 )
 
 OWN = ("format", "name", "info")  # members of our own files beside the columns
-CHUNK = 2**22  # bytes read at a time
+CHUNK = 2**20  # bytes read at a time
 
 
 def load(path: Path, reading: Reading, narrow: bool) -> Raw:
