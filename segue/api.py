@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ def train(
     offline_steps: int | None = None,
     online_steps: int | None = None,
     seed: int = 0,
+    reading: tasks.Reading | None = None,
+    filters: Sequence[str] = (),
     set: Mapping[str, Any] | None = None,
     eval_every: int = 5000,
     eval_episodes: int = 10,
@@ -73,9 +75,13 @@ def train(
 
     Args:
         method: a name of `segue list`, or phases of your own.
-        dataset: a file (.npz or D4RL .hdf5), with `env` in place of a named task.
+        dataset: a file (.npz, .hdf5, .csv, .parquet), a folder of Minari or ``minari:ID``: the data of the `env`, or in
+            place of those of a named task.
         env: a Gymnasium id or ``module:Class``.
         task: a named task (``"hopper-medium"``) or a Task.
+        reading: how the file is to be understood (``tasks.Reading(columns={"obs": "sensor_*"})``); default: as the
+            named task says, else as the file says itself.
+        filters: words of `segue.tasks.filters`, in order: ``("truncate=20",)`` leaves rows of the data out.
         offline_steps, online_steps: budgets; None takes the recipe's own, 0 leaves the phase out.
         set: fields to change by path, as with ``--set``: ``{"phases.online.learner.base.beta": 5.0}``.
         out: a run directory: checkpoints are kept there, and the same call goes on where it stopped.
@@ -86,7 +92,7 @@ def train(
         KeyboardInterrupt: a signal asked to stop; with `out` everything is saved first.
     """
     forget_many()  # a sweep in one process compiles anew for every setting
-    task = _task(task, env, dataset)
+    task = tasks.filtered(_task(task, env, dataset, reading), filters)
     phases = method if isinstance(method, tuple) else phases_of(method, task, offline_steps, online_steps)
     for path, value in (set or {}).items():
         phases = overrides.apply(phases, path, value)
@@ -115,14 +121,22 @@ def train(
     return Result(phases[-1].learner, state.learner, history, task, phases)
 
 
-def _task(task: str | Task | None, env: str | None, dataset: str | Path | None) -> Task:
+def _task(task: str | Task | None, env: str | None, dataset: str | Path | None, reading: tasks.Reading | None) -> Task:
+    if reading is not None and dataset is None:
+        raise ConfigError("segue.train: `reading` says how a file is read; give it with `dataset`")
     if task is None:
         if env is None and dataset is None:
             raise ConfigError("segue.train takes a task, or an env, a dataset or both")
-        return tasks.custom_task(env, None if dataset is None else str(dataset))
-    if env is not None or dataset is not None:
-        raise ConfigError("segue.train takes either a task, or env and dataset")
-    return tasks.get(task) if isinstance(task, str) else task
+        return tasks.custom_task(env, dataset, reading=reading or tasks.Reading())
+    if env is not None:
+        raise ConfigError(
+            "segue.train takes either a task, or env and dataset; `dataset` alone replaces the data of a named task"
+        )
+    if isinstance(task, str):
+        return tasks.get(task, dataset=dataset, reading=reading)
+    if dataset is not None:
+        raise ConfigError("segue.train: a Task has its data; give the task's name with `dataset`, or the Task alone")
+    return task
 
 
 def _quiet(*_: Any) -> None:

@@ -7,7 +7,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -135,11 +135,10 @@ class Chosen:
         from segue.tasks.lint import Finding, lint
 
         name, file = self.chosen(verb)
-        progress = counter(f"checking {name}")
         if file is None or self.file.filter:
             dataset = _loaded(self.resolved(verb))
             columns = {column: getattr(dataset, column) for column in COLUMNS}
-            return lint(columns, own=True, progress=progress)
+            return lint(columns, own=True, progress=counter(f"checking {name}"))
         reading, bounds, limit = self._surroundings()
         with waiting(f"reading {name}"):
             raw = read_columns(file, reading)
@@ -152,7 +151,7 @@ class Chosen:
             clip_actions=reading.clip_actions,
             terminals=reading.terminals,
             max_episode_steps=limit,
-            progress=progress,
+            progress=counter(f"checking {name}"),
         )
         del raw
         if not any(finding.severity == "error" for finding in findings):
@@ -585,26 +584,23 @@ def note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def counter(label: str) -> Any:
-    """A callback that draws done / total with rate and time left."""
+def counter(label: str) -> Callable[[int, int], None]:
+    """A callback that draws done / total with rate and time left, once it takes more than `PATIENCE` seconds."""
     from segue.runs.progress import clock
 
-    began, shown = time.monotonic(), [0.0]
+    began, live = time.monotonic(), sys.stderr.isatty()
+    due, told = began + PATIENCE, False
 
     def progress(done: int, total: int) -> None:
+        nonlocal due, told
         now = time.monotonic()
-        live = sys.stderr.isatty()
-        if now - shown[0] < (0.2 if live else 5) and done < total:
+        if now < due and (done < total or not told):
             return
-        shown[0] = now
+        due, told = now + (0.2 if live else EVERY), True
         rate = done / max(now - began, 1e-9)
         line = f"{label}: {done:,}/{total:,}  {rate:,.0f}/s  {clock((total - done) / max(rate, 1e-9))} left"
-        print(
-            f"\r\x1b[2K{line}" if live else line,
-            end="\n" if not live or done >= total else "",
-            file=sys.stderr,
-            flush=True,
-        )
+        begin, end = ("\r\x1b[2K", "\n" if done >= total else "") if live else ("", "\n")
+        print(f"{begin}{line}", end=end, file=sys.stderr, flush=True)
 
     return progress
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_bad_input import command
 
 from segue.errors import DataError
 from segue.tasks.dataset import COLUMNS, D4RL, Dataset, dataset_from_arrays
@@ -483,19 +482,3 @@ def test_hdf5_that_reaches_outside_itself(tmp_path):
 def test_info_is_json(tmp_path):
     data = dataset_from_arrays(columns(next_obs=None), "x", action_low=[-1], action_high=[1])
     assert json.loads(json.dumps(data.info)) == data.info
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (["info", "point-wall", "--env", "Pendulum-v1"], "data info: --env goes with `segue data info FILE`"),
-        (["make", "point-wall", "--env", "Pendulum-v1"], "data make: --env goes with `segue data info FILE`"),
-        (["list", "--env", "Pendulum-v1"], "data list: --env goes with"),
-        (["info", "point-wall", "--force"], "data info: --force goes with `segue data make NAME`"),
-        (["list", "--force"], "data list: --force goes with"),
-    ],
-    ids=" ".join,
-)
-def test_flags_that_would_be_ignored_are_refused(args, words, monkeypatch, capsys):
-    assert command(monkeypatch, "data", *args) == 2
-    assert words in capsys.readouterr().err
