@@ -389,7 +389,7 @@ def test_a_fallen_ant_goes_on_and_a_new_episode_begins_without_success():
     env.reset(0)
     simulator = env._env._env.unwrapped
     qpos = simulator.init_qpos.copy()
-    qpos[0], qpos[2], qpos[3:7] = 12.0, 0.3, [0, 1, 0, 0]  # on its back, beyond the line
+    qpos[0], qpos[2], qpos[3:7] = 12.0, 1.5, [0, 1, 0, 0]  # on its back, too high to be healthy, beyond the line
     simulator.set_state(qpos, np.zeros_like(simulator.init_qvel))
     step = env.step(np.zeros(8))
     assert (step.reward, step.terminal) == (1, False)
@@ -398,6 +398,6 @@ def test_a_fallen_ant_goes_on_and_a_new_episode_begins_without_success():
     assert steps[-1].info["episode"] == {"success": 0.0}
     task = tasks.get("ant-sparse")
     assert task.score_name == "success rate"
-    assert [task.score(r) for r in (0, 1, 1000)] == [0, 100, 100]
+    assert [task.score(r, s) for r, s in ((0, 0.0), (1, 1.0), (1000, 1.0))] == [0, 100, 100]
     assert task.load_dataset is None
     assert task.terminates(None, None, jnp.zeros((2, 28))).tolist() == [False, False]
