@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
-from segue.errors import ConfigError, DataError
+from segue.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
     from segue.tasks import Dataset, Reading, Task
@@ -111,9 +111,15 @@ class Chosen:
 
     def chosen(self, verb: str) -> tuple[str, str | None]:
         """The name, and the file if it is one. Raises ``ConfigError`` for flags that do not go with it."""
+        from segue import tasks
+
         if self.name is None:
             raise ConfigError(f"segue data {verb} takes a name or a file; see `segue data list`")
         file = self.name if is_file(self.name) else None
+        if file is None and self.name not in (known := tasks.names()):
+            raise ConfigError(
+                f"{self.name!r} is neither a named task nor a file that is there{nearest(self.name, known)}"
+            )
         if file is None and self.env is not None:
             raise ConfigError(f"segue data {verb}: --env goes with `segue data {verb} FILE`; a named task has its own")
         if file is None and self.task is not None:
@@ -151,6 +157,7 @@ class Chosen:
             clip_actions=reading.clip_actions,
             terminals=reading.terminals,
             max_episode_steps=limit,
+            ignored=raw.info.get("ignored_columns", ()),
             progress=counter(f"checking {name}"),
         )
         del raw
@@ -158,7 +165,7 @@ class Chosen:
             try:
                 _loaded(self.resolved(verb))
             except DataError as error:
-                findings.insert(0, Finding("error", "refused", "", 0, (), str(error), "mend the file"))
+                findings.insert(0, Finding("error", "refused", "", 0, (), str(error), ""))
         return findings
 
     def _surroundings(self) -> tuple[Reading, tuple[Any, Any] | None, int | None]:
@@ -470,7 +477,7 @@ def show_findings(console: Any, findings: list[Any], name: str) -> None:
                 f"[{STYLES[finding.severity]}]{finding.severity}[/]\n{finding.rule}",
                 escape(finding.column),
                 rows,
-                escape(f"{finding.text};\n{finding.way_out}"),
+                escape(";\n".join(filter(None, (finding.text, finding.way_out)))),
             )
         console.print(table)
     counts = [sum(finding.severity == severity for finding in findings) for severity in STYLES]

@@ -158,6 +158,8 @@ def test_jumps():
     columns["obs"][30] += 1e-3
     assert found(columns) == [("warning", "jumps", "next_obs", 2, (19, 29))]
     assert "flag them in 'timeouts'" in text(columns)
+    columns["obs"][30] -= 1e-3
+    assert "1 row ends no episode" in lint(columns)[0].text
     columns["obs"] = columns["obs"][::-1]
     (jumps,) = (f for f in lint(columns) if f.rule == "jumps")
     assert jumps.count == 60 - 3  # the ends at 16, 39 and 59

@@ -47,7 +47,7 @@ class Finding:
     count: int  # rows that it is true of (entries, of "constant", "range in use", "at the bounds", "precision")
     rows: tuple[int, ...]  # the first `SHOWN` of these rows, counted from 0
     text: str  # what is there, in one sentence
-    way_out: str  # what to do about it
+    way_out: str  # what to do about it, where the sentence does not say it
 
 
 @dataclass
@@ -145,6 +145,7 @@ def lint(
     clip_actions: bool = False,
     terminals: str = "end",
     max_episode_steps: int | None = None,
+    ignored: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> list[Finding]:
     """What is the matter with `columns`, worst first; nothing of clean data.
@@ -153,15 +154,16 @@ def lint(
     ``action`` [N, act_dim] and so on, of any type of numbers. `own`: of our own format, whose actions lie in [-1, 1]
     whatever the bounds. `action_low`, `action_high`: the environment's bounds, scalars or [act_dim], default -1 and 1;
     with `clip_actions` actions outside them will be clipped. With `terminals` of ``"cut"`` terminal flags are cuts.
-    `max_episode_steps`: the time limit. ``progress(done, total)`` counts rows.
+    `max_episode_steps`: the time limit. `ignored`: names of further columns of the file, one of which may be misspelt.
+    ``progress(done, total)`` counts rows.
 
     There is an error among the findings if and only if the entrance refuses the columns.
     """
     try:
-        names, raw = _structure(columns)
+        names, raw = _structure(columns, ignored)
         low, high = _bounds(raw["action"].shape[1], *((None, None) if own else (action_low, action_high)))
     except DataError as error:
-        return [Finding("error", "structure", "", 0, (), str(error).removeprefix(": "), "mend the file's columns")]
+        return [Finding("error", "structure", "", 0, (), str(error).removeprefix(": "), "")]
     facts = _Facts(raw, low, high)
     facts.gather(progress)
     found = [
@@ -174,9 +176,9 @@ def lint(
     return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def _structure(columns: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+def _structure(columns: Mapping[str, Any], ignored: Iterable[str]) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """The file's name and the values [N, width] of each of our columns, flags [N]. Raises ``DataError``."""
-    names = _match(columns, "", ())
+    names = _match(columns, "", ignored)
     raw = {column: _numeric(columns[key], key, "") for column, key in names.items()}
     _check_shapes(raw, names, "")
     return names, raw | {"reward": raw["reward"][:, None]}
@@ -202,7 +204,7 @@ def _values(facts: _Facts, names: Mapping[str, str]) -> Iterator[Finding]:
             "error",
             "not finite",
             key,
-            f"{_rows(range_.bad.count)} hold NaN, infinity or more than float32 can",
+            f"{_rows(range_.bad.count, 'hold')} NaN, infinity or more than float32 can",
             "remove their episodes, and look for the step that wrote them",
         )
         same = np.flatnonzero(low == high)
@@ -247,14 +249,14 @@ def _actions(facts: _Facts, key: str, clip: bool) -> Iterator[Finding]:
         "note" if clip else "error",
         "action range",
         key,
-        f"{_rows(facts.outside.count)} lie outside {bounds}; the file's actions run from {seen}",
+        f"{_rows(facts.outside.count, 'lie')} outside {bounds}; the file's actions run from {seen}",
         "they will be clipped" if clip else "give the bounds that they were recorded with (--env), or --clip-actions",
     )
     yield from facts.beyond.of(
         "note",
         "action rounding",
         key,
-        f"{_rows(facts.beyond.count)} lie outside {bounds} by less than a thousandth",
+        f"{_rows(facts.beyond.count, 'lie')} outside {bounds} by less than a thousandth",
         "nothing; they are clipped",
     )
     width = facts.high - facts.low
@@ -313,7 +315,7 @@ def _repeats(facts: _Facts) -> Iterator[Finding]:
         "warning" if found.count > REPEATED * len(order) else "note",
         "duplicates",
         "",
-        f"{_rows(found.count)} repeat an earlier row in every column",
+        f"{_rows(found.count, 'repeat')} an earlier row in every column",
         "if a file was joined twice, remove one copy; a fixed simulator without noise may repeat itself",
     )
 
@@ -326,7 +328,7 @@ def _episodes(facts: _Facts, names: Mapping[str, str], limit: int | None, termin
         if column in raw:
             odd = _Rows()
             odd.add(np.flatnonzero((raw[column] != 0) & (raw[column] != 1)))
-            text = f"{_rows(odd.count)} hold something else than 0 and 1"
+            text = f"{_rows(odd.count, 'hold')} something else than 0 and 1"
             yield from odd.of("error", "flags", names[column], text, "a flag is 0 or 1")
             flags[column], broken = raw[column].astype(bool), broken or bool(odd.count)
     if limit is not None and limit < 1:
@@ -358,7 +360,7 @@ def _episodes(facts: _Facts, names: Mapping[str, str], limit: int | None, termin
             text = "the last row ends no episode"
             yield Finding("note", "open end", "", 1, (rows - 1,), text, "nothing; it is taken as a cut")
     if "next_obs" not in raw and rows - int(cut.sum()) < 2:
-        text = f"{_rows(int(cut.sum()))} of {rows} end an episode that was cut and have no next observation"
+        text = f"{int(cut.sum()):,} of {rows:,} rows end an episode that was cut and have no next observation"
         way_out = "record 'next_observations'; such rows are dropped, which leaves fewer than 2"
         yield Finding("error", "ends", "", int(cut.sum()), (), text, way_out)
     ends = np.flatnonzero(terminal | cut)
@@ -391,7 +393,7 @@ def _flagged(facts: _Facts, names: Mapping[str, str], terminal: np.ndarray, cut:
     if "timeout" in names:
         both = _Rows()
         both.add(np.flatnonzero(terminal & cut))
-        text = f"{_rows(both.count)} are terminal and cut"
+        text = f"{_rows(both.count, 'are')} terminal and cut"
         way_out = "nothing, if the task ended there; they are taken as terminal"
         yield from both.of("note", "both ends", names["timeout"], text, way_out)
     if "next_obs" not in names:
@@ -402,7 +404,7 @@ def _flagged(facts: _Facts, names: Mapping[str, str], terminal: np.ndarray, cut:
         "warning",
         "jumps",
         names["next_obs"],
-        f"{_rows(jumps.count)} end no episode, and the next row starts elsewhere than they ended",
+        f"{_rows(jumps.count, 'end')} no episode, and the next row starts elsewhere than they ended",
         "put the rows in the order of their episodes: nearly each would be an episode of its own"
         if jumps.count > SHUFFLED * len(terminal)
         else "flag them in 'timeouts' if they are ends; they are taken as cuts",
@@ -412,7 +414,7 @@ def _flagged(facts: _Facts, names: Mapping[str, str], terminal: np.ndarray, cut:
         "warning",
         "goes on",
         names.get("terminal", ""),
-        f"{_rows(goes_on.count)} are terminal, and the next row starts just where they ended",
+        f"{_rows(goes_on.count, 'are')} terminal, and the next row starts just where they ended",
         "clear the flag if it means success and not an end, or record the observation before the reset",
     )
 
@@ -422,8 +424,9 @@ def _words(array: np.ndarray) -> int:
     return array.shape[1] * max(array.itemsize // 4, 1)
 
 
-def _rows(n: int) -> str:
-    return "1 row" if n == 1 else f"{n:,} rows"
+def _rows(n: int, verb: str) -> str:
+    """``"1 row holds"``, ``"2 rows hold"``"""
+    return f"1 row {'is' if verb == 'are' else verb + 's'}" if n == 1 else f"{n:,} rows {verb}"
 
 
 def _list(items: Iterable[str]) -> str:
