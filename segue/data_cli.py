@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 import threading
 import time
@@ -136,6 +137,7 @@ class Chosen:
 
     def findings(self, verb: str) -> list[Any]:
         """What is the matter with it; what its reader refuses for reasons of its own is an error too."""
+        from segue import tasks
         from segue.tasks.dataset import COLUMNS
         from segue.tasks.formats import read_columns
         from segue.tasks.lint import Finding, lint
@@ -163,7 +165,10 @@ class Chosen:
         del raw
         if not any(finding.severity == "error" for finding in findings):
             try:
-                _loaded(self.resolved(verb))
+                dataset = _loaded(self.resolved(verb))
+                if isinstance(dataset, tasks.formats.disk.DiskDataset):
+                    with waiting(f"comparing the hash of {name}"):
+                        dataset.verify()
             except DataError as error:
                 findings.insert(0, Finding("error", "refused", "", 0, (), str(error), ""))
         return findings
@@ -326,6 +331,9 @@ class DataImport(Chosen):
     """Read a file of any format that segue knows, check it, and write it in segue's own: checked once, fast to read,
     the actions in [-1, 1], with a record of everything that was done to it.
 
+    Data larger than the memory go into a folder NAME.segue, from which runs train without holding them; a D4RL HDF5
+    file is brought there piece by piece.
+
     A table needs to know which columns are what:
     segue data import logs.csv --out logs.npz --columns 'obs=sensor_*' 'action=u_*' reward=r --episode run
 
@@ -333,7 +341,7 @@ class DataImport(Chosen):
     """
 
     out: Path | None = None
-    """the file to write, ending in .npz"""
+    """the file to write, ending in .npz, or a folder ending in .segue"""
     force: bool = False
     """replace that file if it exists"""
 
@@ -346,21 +354,53 @@ class DataImport(Chosen):
         if file is None:
             raise ConfigError(f"segue data import takes a file, and {name!r} is a named task: segue data make {name}")
         out = _free(self.out, "import", name, self.force, ".npz")
-        if out.suffix.lower() != ".npz":
-            raise ConfigError(f"--out {out}: import writes .npz; for other formats: segue data export {name}")
+        if out.suffix.lower() not in (".npz", ".segue"):
+            raise ConfigError(f"--out {out}: import writes .npz or .segue; for other formats: segue data export {name}")
         console = Console()
+        if out.suffix == ".segue" and not tasks.formats.fits(tasks.formats.held(file)):
+            return self._in_pieces(console, name, file, out)
         findings = self.findings("import")
         show_findings(console, findings, name)
         if any(finding.severity == "error" for finding in findings):
             console.print("nothing was written", style="bold")
             return 1
         dataset = _loaded(self.resolved("import"))
-        with waiting(f"writing {out}"):
+        with waiting(f"writing {out}"), _set_aside(out):
             tasks.write(dataset, out)
         _written(console, dataset, out)
+        self._next(console, out)
+        return 0
+
+    def _in_pieces(self, console: Any, name: str, file: str, out: Path) -> int:
+        """The file into a folder of ours, a piece held at a time."""
+        from segue import tasks
+
+        if self.file.filter:
+            raise ConfigError(
+                f"{name} is larger than the memory that may be used; import it without --filter, or allow more: "
+                "SEGUE_MEMORY_LIMIT=16GiB segue data import ..."
+            )
+        reading, bounds, limit = self._surroundings()
+        low, high = bounds or (None, None)
+        pieces = tasks.formats.read_pieces(
+            file,
+            action_low=low,
+            action_high=high,
+            max_episode_steps=limit,
+            reading=reading,
+            progress=counter(f"importing {name}"),
+        )
+        relabel = None if self.task is None else tasks.get(self.task, message=note).relabel
+        with _set_aside(out):
+            tasks.formats.disk.write_pieces(pieces if relabel is None else map(relabel, pieces), out)
+        _written(console, tasks.read(out), out)
+        console.print(f"read in pieces; look at all of it with: [bold]segue data check {shlex.quote(str(out))}[/bold]")
+        self._next(console, out)
+        return 0
+
+    def _next(self, console: Any, out: Path) -> None:
         task = self.task or (f"--env {self.env}" if self.env else "TASK")
         console.print(f"next: [bold]segue run METHOD {task} --dataset {shlex.quote(str(out))}[/bold]", soft_wrap=True)
-        return 0
 
 
 @dataclass
@@ -388,7 +428,7 @@ class DataExport(Chosen):
         name, _ = self.chosen("export")
         out = _free(self.out, "export", name, self.force, ".hdf5")
         dataset = _loaded(self.resolved("export"))
-        with waiting(f"writing {out}"):
+        with waiting(f"writing {out}"), _set_aside(out):
             tasks.write(dataset, out, self.format)
         console = Console()
         _written(console, dataset, out)
@@ -436,6 +476,25 @@ def _free(out: Path | None, verb: str, name: str, force: bool, suffix: str) -> P
     if out.exists() and not force:
         raise ConfigError(f"--out {out}: exists; choose another name, or replace it with --force")
     return out
+
+
+@contextmanager
+def _set_aside(out: Path) -> Iterator[None]:
+    """A folder that is to be replaced goes aside while the new one is written, and comes back if that fails."""
+    aside = out.with_name(f".{out.name}.before.tmp")
+    if not out.is_dir():
+        yield
+        return
+    if not any((out / name).is_file() for name in ("manifest.json", "metadata.json", "data/metadata.json")):
+        raise ConfigError(f"--out {out}: a folder that is no dataset; choose another name")
+    out.rename(aside)
+    try:
+        yield
+    except BaseException:
+        if not out.exists():
+            aside.rename(out)
+        raise
+    shutil.rmtree(aside)
 
 
 def _stem(name: str) -> str:
@@ -505,8 +564,13 @@ def _manifest(console: Any, told: dict[str, Any]) -> None:
         line(key, spread(told[key]))
     reference = told["reference"]
     if reference is not None and reference["score"] is not None:
-        what = "above" if reference["rate"] else f"100 = {_number(reference['maximum'])}, 0 ="
-        line("score", f"{reference['score']:.1f} ({reference['name']}: {what} {_number(reference['minimum'])})")
+        scale = f": 0 = {_number(reference['minimum'])}, 100 = {_number(reference['maximum'])}"
+        scale = (
+            f": episodes with a step that pays {_number(reference['solved'])}"
+            if reference["solved"] is not None
+            else scale
+        )
+        line("score", f"{reference['score']:.1f} ({reference['name']}{scale})")
     line("reward", f"{_number(told['reward']['min'])} to {_number(told['reward']['max'])}")
     for key in ("observation", "action"):
         space = told[key]

@@ -709,7 +709,7 @@ def _evaluation(c: Context, phase: Phase, state: RunState) -> tuple[RunState, li
         mean, length = float(np.mean(returns)), float(np.mean([o.length for o in outcomes]))
         names = sorted({k for o in outcomes for k in o.extras})
         extras = {k: float(np.mean([o.extras[k] for o in outcomes if k in o.extras])) for k in names}
-        s = float(np.mean([c.task.score(r) for r in returns]))
+        s = float(np.mean([c.task.score(o.return_, o.extras.get("success")) for o in outcomes]))
         if greedy:
             seen = Episode(s, mean, round(length), True)
         rows.append(
@@ -851,17 +851,17 @@ def _interact(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list
             live=Live(result.obs, np.array(action), np.float32(result.reward), length, return_, memory),
         )
         if ended:
-            state, row = _close(c, phase, state, cut)
+            state, row = _close(c, phase, state, cut, result.info.get("episode", {}).get("success"))
             rows.append(row)
         if not fused or c.interrupted() or time.monotonic() - clock > c.settings.piece_seconds:
             break
     return state, rows
 
 
-def _close(c: Context, phase: Phase, state: RunState, cut: bool) -> tuple[RunState, Row]:
+def _close(c: Context, phase: Phase, state: RunState, cut: bool, success: float | None) -> tuple[RunState, Row]:
     """Return-to-go, the episode table; the learner sees the score, unless the phase's end cut the episode."""
     live = state.live
-    score = float(c.task.score(live.return_))
+    score = float(c.task.score(live.return_, success))
     row = {"kind": "episode", "phase": phase.name, "step": state.step, "episode": len(state.episodes.start)}
     learner, start = state.learner, state.env_steps - live.length
     if not cut:

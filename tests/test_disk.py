@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 
 import equinox as eqx
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +22,9 @@ from segue.learners import Hold, Standardise
 from segue.phases import Block, PerStep, Phase, Settings, Warmup, run, start
 from segue.replays import Best, Decaying, Sequences, Symmetric
 from segue.store import Affine, make_store, with_returns
+from segue.tasks import formats
 from segue.tasks.dataset import COLUMNS, Dataset, dataset_from_arrays
-from segue.tasks.formats import disk
+from segue.tasks.formats import disk, memory
 from segue.transitions import Fresh
 
 TASK = tasks.get("point-wall")
@@ -33,9 +35,11 @@ def folder(tmp_path):
     """The detours in two pieces, cut between episodes."""
     data = TASK.dataset
     at = int(data.starts[40])
+    info = {"source": "here", "transforms": [{"kind": "near", "dropped": 3}, {"kind": "cut"}]}
     halves = [Dataset(*(getattr(data, c)[s] for c in COLUMNS), "half") for s in (slice(0, at), slice(at, None))]
     path = tmp_path / "detours.segue"
-    disk.write(halves, path, data.name, {"source": "here"})
+    halves = [replace(half, name=data.name, info=info) for half in halves]
+    disk.write_pieces(halves, path)
     return path
 
 
@@ -56,7 +60,7 @@ def test_the_folder_holds_every_bit(folder, monkeypatch):
     for read in (whole, lazy):
         assert read.hash == data.hash
         assert read.name == data.name
-        assert read.info == {"source": "here"}
+        assert read.info == {"source": "here", "transforms": [{"kind": "near", "dropped": 6}, {"kind": "cut"}]}
         for column in COLUMNS:
             np.testing.assert_array_equal(getattr(read, column), getattr(data, column))
         np.testing.assert_array_equal(read.step, data.step)
@@ -147,13 +151,13 @@ def test_what_looks_at_everything_is_refused_before_training(on_disk, phase, nam
 
 def test_the_limit(monkeypatch):
     for text, value in {"1": 1, "4GiB": 2**32, "1.5 k": 1536, "2MB": 2**21, "1t": 2**40}.items():
-        assert disk.bytes_of(text) == value
+        assert memory.bytes_of(text) == value
     for text in ("", "GiB", "-1", "0", "4 Gb/s", "1e9"):
         with pytest.raises(ConfigError, match="memory limit"):
-            disk.bytes_of(text)
+            memory.bytes_of(text)
     monkeypatch.delenv("SEGUE_MEMORY_LIMIT", raising=False)
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < disk.memory_limit() <= pages / 2
+    assert 0 < memory.memory_limit() <= pages / 2
 
 
 def test_twice_the_rows_must_fit(folder, monkeypatch):
@@ -202,22 +206,22 @@ def test_changed_rows_are_seen_where_they_are_read(folder):
 
 def test_writing_is_whole_or_not_at_all(tmp_path, folder):
     with pytest.raises(DataError, match="exists already"):
-        disk.write([TASK.dataset], folder, "x", {})
+        disk.write(TASK.dataset, folder)
     with pytest.raises(DataError, match=r"end in \.segue"):
-        disk.write([TASK.dataset], tmp_path / "x.npz", "x", {})
+        disk.write(TASK.dataset, tmp_path / "x.npz")
     with pytest.raises(DataError, match="no rows"):
-        disk.write([], tmp_path / "x.segue", "x", {})
+        disk.write_pieces([], tmp_path / "x.segue")
 
     def breaks():
         yield TASK.dataset
         raise DataError("the source is broken")
 
     with pytest.raises(DataError, match="the source is broken"):
-        disk.write(breaks(), tmp_path / "x.segue", "x", {})
+        disk.write_pieces(breaks(), tmp_path / "x.segue")
     other = dataset_from_arrays({"obs": np.zeros((3, 4)), "action": np.zeros((3, 1)), "reward": np.zeros(3),
                                  "next_obs": np.zeros((3, 4)), "terminal": np.zeros(3)}, "other")  # fmt: skip
-    with pytest.raises(DataError, match="different sizes"):
-        disk.write([TASK.dataset, other], tmp_path / "x.segue", "x", {})
+    with pytest.raises(DataError, match=r"rows from \d+ on have"):
+        disk.write_pieces([TASK.dataset, other], tmp_path / "x.segue")
     assert [p.name for p in tmp_path.iterdir()] == [folder.name]
 
 
@@ -225,3 +229,81 @@ def test_reading_loads_no_jax(folder):
     program = "import sys; from segue.tasks.formats import disk; disk.read(__import__('pathlib').Path(sys.argv[1]));"
     program += "assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", program, str(folder)], check=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- pieces
+
+
+@pytest.fixture
+def long_file(tmp_path):
+    """D4RL's layout without next observations: 40 episodes, some cut, some ended, of 5 to 30 rows."""
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(5, 31, 40)
+    ends = np.cumsum(lengths) - 1
+    n = int(lengths.sum())
+    terminal, timeout = np.zeros(n, bool), np.zeros(n, bool)
+    terminal[ends[::2]], timeout[ends[1::2]] = True, True
+    path = tmp_path / "long.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = rng.normal(size=(n, 3))
+        file["actions"] = rng.uniform(-1.2, 1.2, (n, 2)).astype(np.float32)
+        file["rewards"] = rng.normal(size=n).astype(np.float32)
+        file["terminals"], file["timeouts"] = terminal, timeout
+    return path
+
+
+READING = formats.Reading(clip_actions=True)
+
+
+def test_a_file_in_pieces_is_the_file(long_file, tmp_path):
+    whole = formats.read(long_file, reading=READING)
+    told = []
+    pieces = list(formats.read_pieces(long_file, reading=READING, rows=100, progress=lambda *x: told.append(x)))
+    assert len(pieces) > 4
+    assert min(piece.size for piece in pieces) > 70  # rows are dropped from those of 100
+    assert [x[1] for x in told] == [told[-1][0]] * len(pieces)
+    out = tmp_path / "long.segue"
+    disk.write_pieces(pieces, out)
+    again = formats.read(out)
+    assert again.hash == whole.hash
+    assert again.info == whole.info
+    assert again.name == whole.name == "long"
+    assert [one["kind"] for one in again.info["transforms"]] == [one["kind"] for one in whole.info["transforms"]]
+
+
+def test_only_a_piece_is_held(long_file, tmp_path, monkeypatch):
+    size = 4 * 9 * formats.read(long_file, reading=READING).size
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", str(size // 2))
+    with pytest.raises(DataError, match=r"its columns take.*segue data import .*long\.hdf5 --out long\.segue"):
+        formats.read(long_file, reading=READING)
+    out = tmp_path / "long.segue"
+    disk.write_pieces(formats.read_pieces(long_file, reading=READING, rows=100), out)
+    assert isinstance(formats.read(out), disk.DiskDataset)
+    assert formats.read(out, name="other").name == "other"
+
+
+def test_a_broken_piece_is_named(long_file):
+    with h5py.File(long_file, "r+") as file:
+        file["rewards"][350] = np.nan
+    with pytest.raises(DataError, match=r"rows \d+ to \d+, numbered from 0 there.*'rewards' has NaN"):
+        list(formats.read_pieces(long_file, reading=READING, rows=100))
+
+
+def test_a_file_without_ends_is_one_piece(long_file):
+    with h5py.File(long_file, "r+") as file:
+        del file["terminals"], file["timeouts"]
+    (piece,) = formats.read_pieces(long_file, reading=READING, rows=10, max_episode_steps=50)
+    assert piece.hash == formats.read(long_file, reading=READING, max_episode_steps=50).hash
+
+
+def test_the_formats_know_the_folder(tmp_path, on_disk, folder):
+    assert formats.find_kind(folder) == "segue"
+    assert formats.read(folder).hash == on_disk.hash
+    raw = formats.read_columns(folder)
+    assert raw.own
+    np.testing.assert_array_equal(raw.columns["obs"], on_disk.obs)
+    formats.write(TASK.dataset, tmp_path / "again.segue")
+    assert disk.read(tmp_path / "again.segue").hash == TASK.dataset.hash
+    task = tasks.get("point-wall", dataset=folder)
+    assert isinstance(task.dataset, disk.DiskDataset)
+    assert tasks.from_source(task.source).dataset.hash == TASK.dataset.hash

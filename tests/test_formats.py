@@ -149,7 +149,7 @@ def test_manifest(tmp_path):
     assert told["observation"] == {"dim": 2, "low": [0, 0], "high": [3, 30]}
     assert told["action"] == {"dim": 1, "low": [-1], "high": [1]}
     assert told["transforms"] == []
-    assert told["reference"] == {"name": "table", "minimum": 0, "maximum": 10, "rate": False, "score": 55}
+    assert told["reference"] == {"name": "table", "minimum": 0, "maximum": 10, "solved": None, "score": 55}
     assert told["hash"] == dataset.hash
     assert told["versions"].keys() == {"segue"}
 

@@ -13,7 +13,7 @@ from segue import tasks
 from segue.errors import ConfigError, DataError
 from segue.files import cache_root
 from segue.tasks import locomotion, made
-from segue.tasks.dataset import write_npz
+from segue.tasks.formats import write_npz
 from segue.tasks.made import Making
 
 # --- behaviours and data
@@ -108,7 +108,7 @@ def test_roll_out(hopper):
         assert (ended == d.terminal).all()
         assert d.terminal.sum() > 3
         assert d.terminal[-1] or d.timeout[-1]
-        assert "unflagged_ends" not in d.info
+        assert "transforms" not in d.info
         assert d.info["mujoco"]
         assert locomotion.roll_out(body, level, 300, path).hash == d.hash
 

@@ -110,13 +110,12 @@ def make_config(
             task.make_env().close()
         except ConfigError as error:
             raise ConfigError(f"{error}; or train offline only: --online-steps 0 --eval-episodes 0") from error
-    dataset = None
+    dataset, reference = None, task.score_reference
     if any(not p.online for p in phases) or task.load_dataset is not None:
         d = task.dataset
         dataset = {"name": d.name, "hash": d.hash, "size": d.size, "episodes": len(d.starts)}
         dataset |= {"return_mean": float(np.mean(d.returns)), "return_max": float(np.max(d.returns))}
-        dataset["score_mean"] = float(np.mean([task.score(r) for r in d.returns]))
-    reference = task.score_reference
+        dataset["score_mean"] = float(np.mean(d.returns if reference is None else reference.scores(d)))
     decisive = {
         "method": method,
         "task": {"name": task.name, "family": task.family, "source": task.source},

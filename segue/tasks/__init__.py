@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import ConfigError, nearest
-from segue.tasks import adroit, antmaze, filters, kitchen, locomotion, maze2d, ogbench, point_wall, pointmaze
+from segue.tasks import adroit, antmaze, filters, formats, kitchen, locomotion, maze2d, ogbench, point_wall, pointmaze
 from segue.tasks.custom import custom_task
 from segue.tasks.dataset import Dataset, dataset_from_arrays
 from segue.tasks.environment import Environment, Step
@@ -26,8 +26,8 @@ __all__ = [
     "catalogue",
     "custom_task",
     "dataset_from_arrays",
-    "describe",
     "filtered",
+    "formats",
     "from_source",
     "get",
     "make_dataset",
@@ -115,22 +115,3 @@ def make_dataset(
 ) -> Dataset:
     """The dataset of a named task, made if it is not cached, or in any case with `force`."""
     return get(name, progress, message, force=force).dataset
-
-
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """Counts, episode returns and lengths, ends, range of the actions, hash and info; JSON-able."""
-    returns, lengths = dataset.returns, dataset.lengths
-    return {
-        "name": dataset.name,
-        "rows": dataset.size,
-        "episodes": len(lengths),
-        "obs_dim": dataset.obs_dim,
-        "act_dim": dataset.act_dim,
-        "return": {"min": float(returns.min()), "mean": float(returns.mean()), "max": float(returns.max())},
-        "length": {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())},
-        "terminals": int(dataset.terminal.sum()),
-        "timeouts": int(dataset.timeout.sum()),
-        "action": {"min": float(dataset.action.min()), "max": float(dataset.action.max())},
-        "hash": dataset.hash,
-        "info": dataset.info,
-    }

@@ -158,7 +158,7 @@ def task(name: str, making: Making) -> Task:
         make_env=lambda: make_env(name),
         load_dataset=None,
         # a failure pays -1 at each of its steps, a success at one fewer at least
-        reference=Reference("success rate", -float(skill.horizon), 0.0, rate=True) if binary else skill.reference,
+        reference=Reference("success rate", -float(skill.horizon), 0.0, solved=0.0) if binary else skill.reference,
         replayable=True,
         obs_dim=skill.obs_dim,
         act_dim=skill.act_dim,

@@ -543,11 +543,3 @@ def _time_limit(end: np.ndarray, limit: int, name: str) -> np.ndarray:
     starts = np.concatenate([[0], np.flatnonzero(end[:-1]) + 1])
     step = np.arange(len(end)) - np.repeat(starts, np.diff(starts, append=len(end)))
     return (step + 1) % limit == 0
-
-
-def __getattr__(name: str) -> Any:  # while callers move to segue.tasks.formats
-    from segue.tasks import formats
-
-    if name in ("read", "write_npz", "writing"):
-        return getattr(formats, name)
-    raise AttributeError(name)

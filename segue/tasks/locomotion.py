@@ -196,7 +196,7 @@ def _sparse_task(name: str) -> Task:
         source={"kind": "named", "name": name},
         make_env=lambda: Environment(Beyond(line), name),  # type: ignore[arg-type]
         load_dataset=None,
-        reference=Reference("success rate", 0.0, line.body.horizon, rate=True),
+        reference=Reference("success rate", 0.0, line.body.horizon, solved=1.0),
         replayable=True,
         obs_dim=line.obs_dim,
         act_dim=line.body.act_dim,

@@ -97,7 +97,7 @@ class Place:
 
 def _rate(horizon: int) -> Reference:
     """A failure pays -1 at each of its steps, a success at one fewer at least."""
-    return Reference("success rate", -float(horizon), 0.0, rate=True)
+    return Reference("success rate", -float(horizon), 0.0, solved=0.0)
 
 
 def _mazes() -> dict[str, Place]:
@@ -114,9 +114,9 @@ def _mazes() -> dict[str, Place]:
 
 PLACES = {
     "cube-single-play": Place("cube-single", 28, 5, 200, cube_success, _rate(200), made=True),
-    # its parts pay one by one, so no return tells a success: 750 steps with two of five parts left pay -1500
+    # its parts pay one by one: 750 steps with two of five parts left pay -1500
     "scene-play": Place(
-        "scene", 40, 5, 750, scene_success, Reference("return of doing nothing to 0", -1500.0, 0.0), made=True
+        "scene", 40, 5, 750, scene_success, Reference("success rate", -1500.0, 0.0, solved=0.0), made=True
     ),
     **_mazes(),
 }

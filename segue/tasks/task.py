@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from segue.errors import ConfigError, DataError
 from segue.tasks.dataset import Dataset
 from segue.tasks.formats import PLAIN, Reading
@@ -19,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reference:
-    """Returns that count as 0 and as 100. A rate counts each episode whole: 100 above the minimum, else 0."""
+    """Returns that count as 0 and as 100; or, where `solved` is given, the share of episodes that were solved."""
 
     name: str
     minimum: float
     maximum: float
-    rate: bool = False
+    solved: float | None = None  # what a step pays from which on the task is solved
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.minimum) and math.isfinite(self.maximum) and self.minimum < self.maximum):
@@ -34,10 +36,14 @@ class Reference:
             )
 
     def score(self, return_: float) -> float:
-        """``100 (return - minimum) / (maximum - minimum)``, or of a rate 100 or 0."""
-        if self.rate:
-            return 100.0 if return_ > self.minimum else 0.0
+        """``100 (return - minimum) / (maximum - minimum)``."""
         return 100.0 * (return_ - self.minimum) / (self.maximum - self.minimum)
+
+    def scores(self, dataset: Dataset) -> np.ndarray:
+        """The score of each episode, [E] float64."""
+        if self.solved is not None:
+            return 100.0 * (np.maximum.reduceat(dataset.reward, dataset.starts) >= self.solved)
+        return self.score(dataset.returns)  # type: ignore[return-value, arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +103,12 @@ class Task:
         """What `score` measures against: the name of the reference, or "return" for the bare return."""
         return "return" if self.score_reference is None else self.score_reference.name
 
-    def score(self, return_: float) -> float:
-        """The return of one episode on the scale that `score_name` names; a mean score is the mean of these."""
-        return float(return_) if self.score_reference is None else self.score_reference.score(float(return_))
+    def score(self, return_: float, success: float | None = None) -> float:
+        """One episode on the scale that `score_name` names; a mean score is the mean of these.
+
+        A success rate counts `success` (``info["episode"]["success"]``; None: not solved so far), not the return.
+        """
+        reference = self.score_reference
+        if reference is not None and reference.solved is not None:
+            return 100.0 * (success or 0.0)
+        return float(return_) if reference is None else reference.score(float(return_))

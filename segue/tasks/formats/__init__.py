@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +15,9 @@ import numpy as np
 
 from segue.errors import ConfigError, DataError
 from segue.tasks.dataset import Dataset, assemble, closed, renamed
-from segue.tasks.formats import npz
+from segue.tasks.formats import disk, npz
 from segue.tasks.formats.common import KINDS, PLAIN, Raw, Reading, writing
+from segue.tasks.formats.memory import check_fits, fits
 
 if TYPE_CHECKING:
     from segue.tasks.task import Reference
@@ -24,17 +28,20 @@ __all__ = [
     "Raw",
     "Reading",
     "find_kind",
+    "fits",
     "located",
     "manifest",
     "read",
     "read_columns",
+    "read_pieces",
     "write",
     "write_npz",
     "writing",
 ]
 
-PAGES = {"npz": "npz", "d4rl": "hdf5", "minari": "minari", "ogbench": "ogbench", "table": "table"}
-WRITERS = {".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl", ".csv": "table", ".parquet": "table"}
+PAGES = {"segue": "disk", "npz": "npz", "d4rl": "hdf5", "minari": "minari", "ogbench": "ogbench", "table": "table"}
+WRITERS = {".segue": "segue", ".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl", ".csv": "table", ".parquet": "table"}
+FOLDERS = ("segue", "minari")  # kinds that are folders, or may be
 MINARI = "minari:"  # before the id of a dataset in Minari's local store
 PACKAGES = (
     "mujoco",
@@ -64,9 +71,14 @@ def located(path: str | Path) -> Path:
 def find_kind(path: Path) -> str:
     """The kind of a file, from its suffix and what it holds. Raises ``DataError``."""
     if path.is_dir():
+        if path.suffix == ".segue" or (path / "manifest.json").is_file():
+            return "segue"
         if (path / "metadata.json").is_file() or (path / "data" / "metadata.json").is_file():
             return "minari"
-        raise DataError(f"{path}: a folder without metadata.json is no Minari dataset; name a file")
+        raise DataError(
+            f"{path}: a folder without manifest.json is not segue's, and one without metadata.json no Minari dataset; "
+            "name a file"
+        )
     suffix = path.suffix.lower()
     if suffix in (".hdf5", ".h5"):
         return "minari" if path.name == "main_data.hdf5" else "d4rl"
@@ -77,21 +89,39 @@ def find_kind(path: Path) -> str:
         bare = {"observations", "actions", "terminals"} <= held and not held & {"rewards", "reward", "format"}
         return "ogbench" if bare else "npz"
     raise DataError(
-        f"{path}: unknown kind of file {suffix!r}; segue reads .npz, .hdf5, .h5, .csv, .parquet and Minari's folders"
+        f"{path}: unknown kind of file {suffix!r}; segue reads .npz, .hdf5, .h5, .csv, .parquet, its own folders "
+        ".segue, and Minari's"
     )
 
 
-def _load(path: str | Path, reading: Reading, narrow: bool) -> tuple[Path, Raw]:
+def _found(path: str | Path, reading: Reading) -> tuple[Path, str]:
+    """The file or folder, and its kind."""
     found = located(path)
     if not found.exists():
         raise DataError(f"{found}: no such file")
     if not (found.is_file() or found.is_dir()):
         raise DataError(f"{found}: not a file")
     kind = reading.kind or find_kind(found)
-    if found.is_dir() and kind != "minari":
+    if found.is_dir() and kind not in FOLDERS:
         raise DataError(f"{found}: not a file, which {kind!r} needs; name a file in it")
-    page = importlib.import_module(f"segue.tasks.formats.{PAGES[kind]}")
-    return found, page.load(found, reading, narrow)
+    if found.is_file():
+        if kind == "segue":
+            raise DataError(f"{found}: not a folder, which segue's own datasets are; name the folder")
+        if kind != "d4rl":  # which may be read in pieces
+            check_fits(found, found.stat().st_size)
+    return found, kind
+
+
+def _page(kind: str) -> Any:
+    return importlib.import_module(f"segue.tasks.formats.{PAGES[kind]}")
+
+
+def held(path: str | Path, reading: Reading = PLAIN) -> int:
+    """Bytes that the columns of a file take in memory, as far as its header or its size tells. Raises ``DataError``."""
+    found = located(path)
+    if not found.is_file():
+        return sum(file.stat().st_size for file in found.rglob("*") if file.is_file())
+    return _page("d4rl").held(found) if (reading.kind or find_kind(found)) == "d4rl" else found.stat().st_size
 
 
 def read_columns(path: str | Path, reading: Reading = PLAIN) -> Raw:
@@ -99,7 +129,8 @@ def read_columns(path: str | Path, reading: Reading = PLAIN) -> Raw:
 
     `path` is a file, a folder, or ``minari:ID``. Raises ``DataError``.
     """
-    return _load(path, reading, narrow=False)[1]
+    found, kind = _found(path, reading)
+    return _page(kind).load(found, reading, narrow=False)
 
 
 def read(
@@ -118,7 +149,55 @@ def read(
     hold (Minari). Raises ``DataError`` for a missing, truncated or oversized file, pickled objects, and links out of
     it.
     """
-    found, raw = _load(path, reading, narrow=True)
+    found, kind = _found(path, reading)
+    if kind == "segue":
+        dataset = disk.read(found)
+        return replace(dataset, name=name) if name else dataset
+    raw = _page(kind).load(found, reading, narrow=True)
+    return _checked(found, raw, name, action_low, action_high, max_episode_steps, reading)
+
+
+def read_pieces(
+    path: str | Path,
+    *,
+    action_low: Any = None,
+    action_high: Any = None,
+    max_episode_steps: int | None = None,
+    reading: Reading = PLAIN,
+    rows: int = 1_000_000,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Dataset]:
+    """The dataset of `read` in pieces of at least `rows` rows that end where an episode does, one at a time.
+
+    Of HDF5 in D4RL's layout only a piece is held in memory; other formats come as one piece. `progress` is told the
+    rows read and their number. Raises ``DataError``.
+    """
+    found, kind = _found(path, reading)
+    ends = _page(kind).cuts(found, rows) if kind == "d4rl" else []
+    if not ends:
+        bounds = {"action_low": action_low, "action_high": action_high, "max_episode_steps": max_episode_steps}
+        yield read(path, **bounds, reading=reading)
+        return
+    for start, stop in pairwise([0, *ends]):
+        raw = _page(kind).load(found, reading, True, slice(start, stop))
+        try:
+            yield _checked(found, raw, None, action_low, action_high, max_episode_steps, reading)
+        except DataError as error:
+            raise DataError(f"rows {start:,} to {stop - 1:,}, numbered from 0 there: {error}") from error
+        if progress is not None:
+            progress(stop, ends[-1])
+
+
+def _checked(
+    found: Path,
+    raw: Raw,
+    name: str | None,
+    action_low: Any,
+    action_high: Any,
+    max_episode_steps: int | None,
+    reading: Reading,
+) -> Dataset:
+    """What a page has read as a dataset."""
     if raw.own:
         parts = {_ours(key): value for key, value in raw.columns.items()}
         return renamed(closed(Dataset(**parts, name=str(found), info=raw.info)), name or raw.name)
@@ -149,7 +228,8 @@ def _ours(key: str) -> str:
 
 def write(dataset: Dataset, path: str | Path, kind: str | None = None) -> None:
     """Writes a dataset whole or not at all. `kind`, one of `KINDS` but OGBench's, follows from the suffix: ``.npz``,
-    ``.hdf5``, ``.csv``, ``.parquet``, none (a folder of Minari's layout). `read` gives the same rows back, bit for bit.
+    ``.hdf5``, ``.csv``, ``.parquet``, ``.segue`` (our own folder), none (a folder of Minari's layout). `read` gives the
+    same rows back, bit for bit.
 
     Raises ``DataError`` where the disk refuses or the format cannot hold the rows, ``ConfigError`` for the kind.
     """
@@ -158,8 +238,8 @@ def write(dataset: Dataset, path: str | Path, kind: str | None = None) -> None:
         kind = WRITERS.get(path.suffix.lower(), "minari" if path.name.rpartition("-v")[2].isdecimal() else None)
     if kind not in PAGES or kind == "ogbench":
         raise ConfigError(
-            f"{path}: segue writes {', '.join(k for k in KINDS if k != 'ogbench')} to .npz, .hdf5, .csv, .parquet or a "
-            "folder NAME-v0; choose one of these"
+            f"{path}: segue writes {', '.join(k for k in KINDS if k != 'ogbench')} to .npz, .hdf5, .csv, .parquet, a "
+            "folder NAME.segue, or a folder NAME-v0 for Minari; choose one of these"
         )
     importlib.import_module(f"segue.tasks.formats.{PAGES[kind]}").write(dataset, path)
 
@@ -199,9 +279,8 @@ def manifest(dataset: Dataset, reference: Reference | None = None) -> dict[str, 
         "info": info,
     }
     if reference is not None:
-        score = float(np.mean([reference.score(r) for r in dataset.returns.tolist()]))
-        told["reference"] = {"name": reference.name, "minimum": reference.minimum, "maximum": reference.maximum}
-        told["reference"] |= {"rate": reference.rate, "score": score if math.isfinite(score) else None}
+        score = float(np.mean(reference.scores(dataset)))
+        told["reference"] = asdict(reference) | {"score": score if math.isfinite(score) else None}
     return told
 
 

@@ -20,8 +20,9 @@ import numpy as np
 from segue.errors import ConfigError, DataError, SegueError, nearest
 from segue.files import replacing
 from segue.tasks.dataset import COLUMNS, D4RL, Dataset, check_options
+from segue.tasks.formats.memory import check_fits
 
-KINDS = ("npz", "d4rl", "minari", "ogbench", "table")
+KINDS = ("segue", "npz", "d4rl", "minari", "ogbench", "table")
 FORMAT = 1  # of our own files: columns as in `Dataset`, actions already in [-1, 1]
 LARGEST = 64 * 2**30  # bytes that one column of a file may declare
 SUSPECT = 2**30, 1000  # columns larger than the first and packed tighter than the second are refused
@@ -127,8 +128,9 @@ def parsing(path: Path | str, what: str) -> Iterator[None]:
 class Sizes:
     """Adds up what a file declares, and refuses what it cannot hold."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, whole: bool = True) -> None:
         self.path, self.declared, self.stored = path, 0, 0
+        self.whole = whole  # whether all of it is to be held in memory
 
     def add(self, size: int, stored: int, where: str) -> None:
         """A column of `size` bytes in memory that takes `stored` bytes of the file. Raises ``DataError``."""
@@ -136,6 +138,8 @@ class Sizes:
         for what, n, m in ((where, size, stored), (f"{self.path}", self.declared, self.stored)):
             if n > LARGEST or (n > SUSPECT[0] and n > SUSPECT[1] * max(m, 1)):
                 raise DataError(f"{what} declares {n} bytes and stores {m}: refused as a broken or hostile file")
+        if self.whole:
+            check_fits(self.path, self.declared)
 
 
 def target(dtype: np.dtype, narrow: bool) -> np.dtype:

@@ -15,54 +15,35 @@ import json
 import math
 import mmap
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segue.errors import ConfigError, DataError
+from segue.errors import DataError
 from segue.tasks.dataset import COLUMNS, Dataset
+from segue.tasks.formats.common import Raw, Reading
+from segue.tasks.formats.memory import fits
 
 SUFFIX = ".segue"
 FORMAT = 1
 CHUNK = 1 << 16  # rows handled at once
 READERS = 16  # threads that wait for the disk
 FEW = 512  # rows below which one thread fetches them
-COPIES = 2  # of a dataset in a run's memory: its columns and the store
-SHARE = 0.5  # of the machine's memory that a dataset may take
-UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 FILES = {"rows.f32": "<f4", "reward.f32": "<f4", "terminal.b1": "|b1", "timeout.b1": "|b1"}
-
-
-def bytes_of(text: str) -> int:
-    """``"4GiB"``, ``"500M"`` or a bare number of bytes. Raises ``ConfigError``."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
-    if match is None or float(match[1]) <= 0:
-        raise ConfigError(f"memory limit {text!r}: give a number of bytes over 0, or one with a unit, such as 4GiB")
-    return math.ceil(float(match[1]) * UNITS[match[2]])
-
-
-def memory_limit() -> int:
-    """Bytes that a dataset may take: ``$SEGUE_MEMORY_LIMIT``, else half of the machine's (or container's) memory."""
-    if given := os.environ.get("SEGUE_MEMORY_LIMIT"):
-        return bytes_of(given)
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, ValueError):  # "max", or no such file
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return int(SHARE * total)
 
 
 class Disk:
     """Rows that stay on disk."""
 
-    def __init__(self, rows: np.memmap, columns: dict[str, np.ndarray]) -> None:
+    def __init__(self, folder: Path, rows: np.memmap, columns: dict[str, np.ndarray]) -> None:
+        self.folder = folder
         self.rows = rows  # [N, width]
         self._columns = columns
 
@@ -101,6 +82,14 @@ class DiskDataset(Dataset):
     def hash(self) -> str:  # type: ignore[override]
         return self.recorded
 
+    def verify(self) -> None:
+        """Reads everything once and raises ``DataError`` if it is not what was written; opening does not."""
+        assert self.disk is not None
+        if _hash(self.disk.folder, self.size, self.obs_dim, self.act_dim) != self.recorded:
+            raise DataError(
+                f"{self.disk.folder}: its rows are not those that were written (hash differs); import it again"
+            )
+
 
 def read(folder: Path) -> Dataset:
     """The dataset in a folder of ours: in memory where it fits, else on disk. Raises ``DataError``."""
@@ -122,7 +111,7 @@ def read(folder: Path) -> Dataset:
         except OSError as error:
             raise DataError(f"{folder / file}: cannot be read ({error.strerror}); import the dataset again") from error
     rows = maps["rows"]
-    on_disk = COPIES * rows.nbytes > memory_limit()
+    on_disk = not fits(rows.nbytes)
     if on_disk:
         rows._mmap.madvise(mmap.MADV_RANDOM)  # single rows are asked for: reading ahead would be in vain
     else:
@@ -136,7 +125,7 @@ def read(folder: Path) -> Dataset:
         if dataset.hash != manifest["hash"]:
             raise DataError(f"{folder}: its rows are not those that were written (hash differs); import it again")
         return dataset
-    disk = Disk(rows, {name: columns[name] for name in ("reward", "terminal", "timeout")})  # type: ignore[arg-type]
+    disk = Disk(folder, rows, {name: columns[name] for name in ("reward", "terminal", "timeout")})  # type: ignore[arg-type]
     return DiskDataset(**columns, name=manifest["name"], info=manifest["info"], disk=disk, recorded=manifest["hash"])
 
 
@@ -157,8 +146,19 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-def write(pieces: Iterable[Dataset], folder: Path, name: str, info: dict[str, Any]) -> None:
-    """A folder of datasets one after another, whole or not at all. Each piece ends at an episode's end, as all do.
+def load(path: Path, reading: Reading, narrow: bool) -> Raw:
+    """The columns of a folder, as `read` has them. Raises ``DataError``."""
+    dataset = read(path)
+    return Raw({column: getattr(dataset, column) for column in COLUMNS}, dataset.info, True, dataset.name)
+
+
+def write(dataset: Dataset, path: Path) -> None:
+    """A folder of one dataset, whole or not at all. Raises ``DataError``."""
+    write_pieces([dataset], path)
+
+
+def write_pieces(pieces: Iterable[Dataset], folder: Path) -> None:
+    """A folder of the pieces of one dataset, one after another, whole or not at all; each ends at an episode's end.
 
     Raises ``DataError`` where the folder exists already, nothing is to be written, or the disk refuses.
     """
@@ -166,8 +166,8 @@ def write(pieces: Iterable[Dataset], folder: Path, name: str, info: dict[str, An
         raise DataError(f"{folder}: our own folders end in {SUFFIX}; give such a name")
     if folder.exists():
         raise DataError(f"{folder}: exists already; remove it or give another name")
+    n, first, transforms = 0, None, []
     with _new_folder(folder) as temporary:
-        n, shape = 0, None
         with (
             open(temporary / "rows.f32", "wb") as rows,
             open(temporary / "reward.f32", "wb") as reward,
@@ -175,21 +175,38 @@ def write(pieces: Iterable[Dataset], folder: Path, name: str, info: dict[str, An
             open(temporary / "timeout.b1", "wb") as timeout,
         ):
             for piece in pieces:
-                if shape not in (None, (piece.obs_dim, piece.act_dim)):
-                    raise DataError(f"{name}: pieces of different sizes: {shape} and {(piece.obs_dim, piece.act_dim)}")
-                shape = piece.obs_dim, piece.act_dim
+                first = piece if first is None else first
+                sizes, before = (piece.obs_dim, piece.act_dim), (first.obs_dim, first.act_dim)
+                if sizes != before:
+                    raise DataError(f"{first.name}: rows from {n} on have {sizes} entries, and {before} before")
                 for part in _parts(piece):
                     part.tofile(rows)
                 piece.reward.astype("<f4").tofile(reward)
                 piece.terminal.astype("|b1").tofile(terminal)
                 piece.timeout.astype("|b1").tofile(timeout)
                 n += piece.size
-        if shape is None:
-            raise DataError(f"{name}: no rows to write")
-        digest = _hash(temporary, n, *shape)
-        manifest = {"format": FORMAT, "name": name, "info": info, "rows": n, "obs_dim": shape[0], "act_dim": shape[1]}
-        text = json.dumps(manifest | {"hash": digest}, indent=1, allow_nan=False)
-        (temporary / "manifest.json").write_text(text)
+                transforms.append(piece.info.get("transforms", []))
+        if first is None:
+            raise DataError(f"{folder}: no rows to write")
+        info = {key: value for key, value in first.info.items() if key != "transforms"}
+        if done := _summed(transforms):
+            info["transforms"] = done
+        manifest = {"format": FORMAT, "name": first.name, "info": info, "rows": n, "obs_dim": first.obs_dim}
+        manifest |= {"act_dim": first.act_dim, "hash": _hash(temporary, n, first.obs_dim, first.act_dim)}
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1, allow_nan=False))
+
+
+def _summed(transforms: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What was done to the pieces as what was done to the whole: counts of the same transform are added."""
+    total: dict[str, dict[str, Any]] = {}
+    joins = {"rows": sum, "dropped": sum, "largest": max}
+    for done in transforms:
+        for one in done:
+            rest = {key: value for key, value in one.items() if key not in joins}
+            known = total.setdefault(json.dumps(rest, sort_keys=True), rest)
+            for key in joins.keys() & one.keys():
+                known[key] = joins[key]([known[key], one[key]]) if key in known else one[key]
+    return list(total.values())
 
 
 def _parts(piece: Dataset) -> Iterator[np.ndarray]:

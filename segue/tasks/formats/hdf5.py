@@ -36,17 +36,17 @@ FILTERS = {
 }  # deflate, shuffle, fletcher32, szip, nbit, scaleoffset, LZF: in HDF5 or h5py itself
 
 
-def load(path: Path, reading: Reading, narrow: bool) -> Raw:
-    """The columns of a file; all else is listed and not read. Raises ``DataError``."""
+def load(path: Path, reading: Reading, narrow: bool, part: slice | None = None) -> Raw:
+    """The columns of a file, or a part of their rows; all else is listed and not read. Raises ``DataError``."""
     import h5py
 
     arrays: dict[str, np.ndarray] = {}
     ignored = []
-    sizes = Sizes(path)
+    sizes = Sizes(path, whole=part is None)
     with parsing(path, "HDF5"), h5py.File(path, "r") as file:
         for key in map(str, file):
             if key in WANTED:
-                arrays[key] = column(file, key, f"{path}: column {key!r}", sizes, narrow)
+                arrays[key] = column(file, key, f"{path}: column {key!r}", sizes, narrow, part)
             else:
                 ignored.append(key)
         seal = unsealed(file)
@@ -58,14 +58,48 @@ def load(path: Path, reading: Reading, narrow: bool) -> Raw:
     return Raw({c: arrays[c if c in arrays else D4RL[c]] for c in COLUMNS}, info, True, name)
 
 
-def column(group: Any, key: str, where: str, sizes: Sizes, narrow: bool) -> np.ndarray:
-    """One numeric array that lies in the file itself. Raises ``DataError``."""
+def column(group: Any, key: str, where: str, sizes: Sizes, narrow: bool, part: slice | None = None) -> np.ndarray:
+    """One numeric array that lies in the file itself, or a part of its rows. Raises ``DataError``."""
     found = checked(group, key, where, sizes)
-    if not found.size:
+    if not found.size or not found.ndim:
         return np.empty(found.shape, target(found.dtype, narrow))
-    array = np.empty(found.shape, target(found.dtype.newbyteorder("="), narrow))
-    found.read_direct(array)  # HDF5 converts piece by piece
+    start, stop, _ = (part or slice(None)).indices(len(found))
+    array = np.empty((stop - start, *found.shape[1:]), target(found.dtype.newbyteorder("="), narrow))
+    found.read_direct(array, np.s_[start:stop])  # HDF5 converts piece by piece
     return array
+
+
+def held(path: Path) -> int:
+    """Bytes that the columns of a file take. Raises ``DataError``."""
+    import h5py
+
+    sizes = Sizes(path, whole=False)
+    with parsing(path, "HDF5"), h5py.File(path, "r") as file:
+        for key in WANTED & set(map(str, file)):
+            checked(file, key, f"{path}: column {key!r}", sizes)
+    return sizes.declared
+
+
+def cuts(path: Path, least: int) -> list[int]:
+    """Where a file may be cut into pieces: rows behind ends of episodes, `least` rows or more apart, and the last.
+
+    A file that flags no end is one piece. Raises ``DataError``.
+    """
+    import h5py
+
+    with parsing(path, "HDF5"), h5py.File(path, "r") as file:
+        sizes = Sizes(path, whole=False)
+        keys = [key for c in ("terminal", "timeout") for key in (c, D4RL[c]) if key in file]
+        flags = [column(file, key, f"{path}: column {key!r}", sizes, narrow=True) for key in keys]
+    if not flags or any(flag.ndim != 1 or len(flag) != len(flags[0]) for flag in flags):
+        return []
+    behind = np.flatnonzero(np.logical_or.reduce([flag != 0 for flag in flags])) + 1
+    found = [0]
+    for row in behind.tolist():
+        if row - found[-1] >= least:
+            found.append(row)
+    found = [*found[1:-1], len(flags[0])]  # the last two are one: the rest may be short
+    return found if len(found) > 1 else []
 
 
 def checked(group: Any, key: str, where: str, sizes: Sizes) -> Any:

@@ -1,0 +1,48 @@
+"""How much memory a dataset may take."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from segue.errors import ConfigError, DataError
+
+COPIES = 2  # of a dataset in a run's memory: its columns and the store
+SHARE = 0.5  # of the machine's memory that a dataset may take
+UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def bytes_of(text: str) -> int:
+    """``"4GiB"``, ``"500M"`` or a bare number of bytes. Raises ``ConfigError``."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(f"memory limit {text!r}: give a number of bytes over 0, or one with a unit, such as 4GiB")
+    return math.ceil(float(match[1]) * UNITS[match[2]])
+
+
+def memory_limit() -> int:
+    """Bytes that a dataset may take: ``$SEGUE_MEMORY_LIMIT``, else half of the machine's (or container's) memory."""
+    if given := os.environ.get("SEGUE_MEMORY_LIMIT"):
+        return bytes_of(given)
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # "max", or no such file
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return int(SHARE * total)
+
+
+def fits(size: int) -> bool:
+    """Whether columns of `size` bytes may be held in memory."""
+    return COPIES * size <= memory_limit()
+
+
+def check_fits(path: Path | str, size: int) -> None:
+    """Raises ``DataError`` with the way out unless columns of `size` bytes may be held in memory."""
+    if not fits(size):
+        raise DataError(
+            f"{path}: its columns take {size / 2**30:,.2f} GiB, twice that in training, and "
+            f"{memory_limit() / 2**30:,.2f} GiB may be used; allow more (--memory-limit), or train from disk: "
+            f"segue data import {path} --out {Path(path).stem}.segue"
+        )
