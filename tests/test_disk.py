@@ -258,7 +258,7 @@ READING = formats.Reading(clip_actions=True)
 def test_a_file_in_pieces_is_the_file(long_file, tmp_path):
     whole = formats.read(long_file, reading=READING)
     told = []
-    pieces = list(formats.read_pieces(long_file, reading=READING, rows=100, progress=lambda *x: told.append(x)))
+    pieces = list(formats.read_pieces(long_file, reading=READING, pieces=7, progress=lambda *x: told.append(x)))
     assert len(pieces) > 4
     assert min(piece.size for piece in pieces) > 70  # rows are dropped from those of 100
     assert [x[1] for x in told] == [told[-1][0]] * len(pieces)
@@ -277,7 +277,7 @@ def test_only_a_piece_is_held(long_file, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"its columns take.*segue data import .*long\.hdf5 --out long\.segue"):
         formats.read(long_file, reading=READING)
     out = tmp_path / "long.segue"
-    disk.write_pieces(formats.read_pieces(long_file, reading=READING, rows=100), out)
+    disk.write_pieces(formats.read_pieces(long_file, reading=READING, pieces=7), out)
     assert isinstance(formats.read(out), disk.DiskDataset)
     assert formats.read(out, name="other").name == "other"
 
@@ -286,13 +286,13 @@ def test_a_broken_piece_is_named(long_file):
     with h5py.File(long_file, "r+") as file:
         file["rewards"][350] = np.nan
     with pytest.raises(DataError, match=r"rows \d+ to \d+, numbered from 0 there.*'rewards' has NaN"):
-        list(formats.read_pieces(long_file, reading=READING, rows=100))
+        list(formats.read_pieces(long_file, reading=READING, pieces=7))
 
 
 def test_a_file_without_ends_is_one_piece(long_file):
     with h5py.File(long_file, "r+") as file:
         del file["terminals"], file["timeouts"]
-    (piece,) = formats.read_pieces(long_file, reading=READING, rows=10, max_episode_steps=50)
+    (piece,) = formats.read_pieces(long_file, reading=READING, pieces=9, max_episode_steps=50)
     assert piece.hash == formats.read(long_file, reading=READING, max_episode_steps=50).hash
 
 

@@ -17,7 +17,7 @@ from segue.errors import ConfigError, DataError
 from segue.tasks.dataset import Dataset, assemble, closed, renamed
 from segue.tasks.formats import disk, npz
 from segue.tasks.formats.common import KINDS, PLAIN, Raw, Reading, writing
-from segue.tasks.formats.memory import check_fits, fits
+from segue.tasks.formats.memory import COPIES, check_fits, fits, memory_limit
 
 if TYPE_CHECKING:
     from segue.tasks.task import Reference
@@ -41,6 +41,7 @@ __all__ = [
 
 PAGES = {"segue": "disk", "npz": "npz", "d4rl": "hdf5", "minari": "minari", "ogbench": "ogbench", "table": "table"}
 WRITERS = {".segue": "segue", ".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl", ".csv": "table", ".parquet": "table"}
+PIECES = 8  # into which data as large as the memory are cut
 FOLDERS = ("segue", "minari")  # kinds that are folders, or may be
 MINARI = "minari:"  # before the id of a dataset in Minari's local store
 PACKAGES = (
@@ -164,16 +165,18 @@ def read_pieces(
     action_high: Any = None,
     max_episode_steps: int | None = None,
     reading: Reading = PLAIN,
-    rows: int = 1_000_000,
+    pieces: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Dataset]:
-    """The dataset of `read` in pieces of at least `rows` rows that end where an episode does, one at a time.
+    """The dataset of `read` in pieces that end where an episode does, one at a time.
 
-    Of HDF5 in D4RL's layout only a piece is held in memory; other formats come as one piece. `progress` is told the
-    rows read and their number. Raises ``DataError``.
+    Of HDF5 in D4RL's layout only a piece is held in memory, a fraction of what may be used unless their number is
+    given; other formats come as one piece. `progress` is told the rows read and their number. Raises ``DataError``.
     """
     found, kind = _found(path, reading)
-    ends = _page(kind).cuts(found, rows) if kind == "d4rl" else []
+    if pieces is None:
+        pieces = 1 + PIECES * COPIES * held(found, reading) // memory_limit()
+    ends = _page(kind).cuts(found, pieces) if kind == "d4rl" else []
     if not ends:
         bounds = {"action_low": action_low, "action_high": action_high, "max_episode_steps": max_episode_steps}
         yield read(path, **bounds, reading=reading)

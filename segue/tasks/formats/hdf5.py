@@ -80,8 +80,8 @@ def held(path: Path) -> int:
     return sizes.declared
 
 
-def cuts(path: Path, least: int) -> list[int]:
-    """Where a file may be cut into pieces: rows behind ends of episodes, `least` rows or more apart, and the last.
+def cuts(path: Path, pieces: int) -> list[int]:
+    """Where a file may be cut into at most so many pieces of about equal size: rows behind ends of episodes.
 
     A file that flags no end is one piece. Raises ``DataError``.
     """
@@ -94,7 +94,7 @@ def cuts(path: Path, least: int) -> list[int]:
     if not flags or any(flag.ndim != 1 or len(flag) != len(flags[0]) for flag in flags):
         return []
     behind = np.flatnonzero(np.logical_or.reduce([flag != 0 for flag in flags])) + 1
-    found = [0]
+    found, least = [0], -(-len(flags[0]) // pieces)
     for row in behind.tolist():
         if row - found[-1] >= least:
             found.append(row)
