@@ -597,7 +597,7 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
             f"phase {phase.name!r}: its replay {type(phase.replay).__name__} asks for online rows, and there are none; "
             "give it a share of the dataset"
         )
-    abstract = jax.eval_shape(partial(_blank_update, phase.work, store), parts, key(UPDATE))
+    abstract = jax.eval_shape(partial(metrics_of, phase.work, store), parts, key(UPDATE))
     infos: dict[str, Any] = {}
     if phase.online:
         obs = jnp.zeros(c.task.spec.obs_dim)
@@ -627,7 +627,7 @@ def _enter(c: Context, phase: Phase, state: RunState) -> tuple[RunState, Store, 
     return state, fixed_half(store), [row | {"seconds": round(time.monotonic() - clock, 3)}]
 
 
-def _blank_update(work: Work, store: Store, parts: Parts, key: Key) -> dict[str, Array]:
+def metrics_of(work: Work, store: Store, parts: Parts, key: Key) -> dict[str, Array]:
     """The metrics of an update."""
     batch = None
     if store.disk is not None:
