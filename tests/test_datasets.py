@@ -329,7 +329,7 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
 def test_files_that_are_no_files(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / "absent.npz")
-    with pytest.raises(DataError, match="is no Minari dataset; name a file"):
+    with pytest.raises(DataError, match="no Minari dataset; name a file"):
         read(tmp_path)
     (tmp_path / "data.pkl").write_text("1")
     with pytest.raises(DataError, match=r"'\.pkl'; segue reads \.npz"):

@@ -119,7 +119,7 @@ def test_long_infos_are_kept(tmp_path):
 def test_write_refuses(tmp_path):
     dataset = dataset_from_arrays(columns(), "x")
     for name in ("a.pkl", "a", "a.npy"):
-        with pytest.raises(ConfigError, match=r"segue writes npz, .*choose one of these"):
+        with pytest.raises(ConfigError, match=r"segue writes segue, npz, .*choose one of these"):
             write(dataset, tmp_path / name)
     with pytest.raises(ConfigError, match="choose one of these"):
         write(dataset, tmp_path / "a.npz", "ogbench")
