@@ -320,9 +320,12 @@ class DataCheck(Chosen):
         if any(finding.severity == "error" for finding in findings):
             return 1
         given = f" --task {self.task}" if self.task else f" --env {self.env}" if self.env else ""
-        way_on = "info" if file is None else "import"
-        out = "" if file is None else f" --out {_stem(name)}-segue.npz"
-        console.print(f"next: [bold]segue data {way_on} {shlex.quote(name)}{given}{out}[/bold]", soft_wrap=True)
+        way_on = f"segue data import {shlex.quote(name)}{given} --out {_stem(name)}-segue.npz"
+        if file is None:
+            way_on = f"segue data info {name}"
+        elif Path(name).suffix == ".segue":
+            way_on = f"segue run METHOD {self.task or given.strip() or 'TASK'} --dataset {shlex.quote(name)}"
+        console.print(f"next: [bold]{way_on}[/bold]", soft_wrap=True)
         return 0
 
 

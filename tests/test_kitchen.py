@@ -106,7 +106,7 @@ def test_the_environment_pays_each_part_once_and_ends_with_the_last(robotics):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
-    with pytest.raises(ConfigError, match=r"kitchen-mixed needs .* pip install 'segue\[robotics\]'"):
+    with pytest.raises(ConfigError, match=r"FrankaKitchen-v1 needs .* pip install 'segue\[robotics\]'"):
         tasks.get("kitchen-mixed").make_env()
 
 

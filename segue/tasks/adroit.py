@@ -24,9 +24,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from segue.errors import ConfigError
 from segue.tasks.dataset import Dataset
-from segue.tasks.environment import Environment
+from segue.tasks.environment import Environment, robotics
 from segue.tasks.formats.common import Reading
 from segue.tasks.made import Making
 from segue.tasks.success import Success, relabelled
@@ -171,18 +170,8 @@ def task(name: str, making: Making) -> Task:
 
 def make_env(name: str) -> Environment:
     """The environment of a task. Raises ``ConfigError`` without gymnasium-robotics."""
-    import gymnasium
-
     key, _, convention = name.partition("-")
     skill, binary, ends = SKILLS[key], bool(convention), convention == "binary"
-    try:
-        import gymnasium_robotics
-
-        gymnasium.register_envs(gymnasium_robotics)
-        env = gymnasium.make(skill.env_id, max_episode_steps=skill.horizon, disable_env_checker=True)
-    except (ImportError, gymnasium.error.Error) as error:
-        raise ConfigError(
-            f"{skill.env_id} needs gymnasium-robotics: pip install 'segue[robotics]' ({error})"
-        ) from error
+    env = robotics(skill.env_id, max_episode_steps=skill.horizon)
     lost = None if binary else skill.lost
     return Environment(Success(env, binary=binary, ends=ends, lost=lost), name)  # type: ignore[arg-type]

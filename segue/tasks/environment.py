@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import redirect_stderr
+from io import StringIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -141,6 +143,20 @@ class Environment:
                 f"and its space says {self._shapes[key]}"
             )
         return part.ravel()
+
+
+def robotics(env_id: str, **settings: Any) -> Any:
+    """An environment of gymnasium-robotics. Raises ``ConfigError`` without the package."""
+    import gymnasium
+
+    try:
+        with redirect_stderr(StringIO()):  # a notice on dense Adroit rewards, which docs/adroit.md has too
+            import gymnasium_robotics
+
+        gymnasium.register_envs(gymnasium_robotics)
+        return gymnasium.make(env_id, disable_env_checker=True, **settings)
+    except (ImportError, gymnasium.error.Error) as error:
+        raise ConfigError(f"{env_id} needs gymnasium-robotics: pip install 'segue[robotics]' ({error})") from error
 
 
 def _numbers(episode: Any) -> dict[str, float]:

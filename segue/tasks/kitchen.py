@@ -21,9 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from segue.errors import ConfigError
 from segue.tasks.dataset import Dataset
-from segue.tasks.environment import Environment
+from segue.tasks.environment import Environment, robotics
 from segue.tasks.formats.common import Reading
 from segue.tasks.made import Making
 from segue.tasks.success import relabelled
@@ -164,20 +163,7 @@ def rewarded(dataset: Dataset, parts: tuple[str, ...], name: str) -> Dataset:
 
 def make_env(name: str) -> Environment:
     """The environment of a task. Raises ``ConfigError`` without gymnasium-robotics."""
-    import gymnasium
-
     parts, minari = _parts(name), name.endswith(MINARI)
-    try:
-        import gymnasium_robotics
-
-        gymnasium.register_envs(gymnasium_robotics)
-        env = gymnasium.make(
-            "FrankaKitchen-v1",
-            tasks_to_complete=list(parts),
-            max_episode_steps=LIMIT,
-            disable_env_checker=True,
-            **({} if minari else NOISE),
-        )
-    except (ImportError, gymnasium.error.Error) as error:
-        raise ConfigError(f"{name} needs gymnasium-robotics: pip install 'segue[robotics]' ({error})") from error
+    noise = {} if minari else NOISE
+    env = robotics("FrankaKitchen-v1", tasks_to_complete=list(parts), max_episode_steps=LIMIT, **noise)
     return Environment(Kitchen(env, None if minari else goal(parts)), name)  # type: ignore[arg-type]

@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from segue.errors import ConfigError
 from segue.tasks import made, mazes
 from segue.tasks.dataset import Dataset, dataset_from_arrays
-from segue.tasks.environment import Environment
+from segue.tasks.environment import Environment, robotics
 from segue.tasks.made import Making
 from segue.tasks.maze2d import GAINS, NOISE, REACH, never_ends
 from segue.tasks.task import Reference, Task
@@ -97,21 +96,8 @@ class FixedGoal:
 
 def make_env(maze: Maze, name: str) -> Environment:
     """The environment of a maze. Raises ``ConfigError`` without Gymnasium-Robotics."""
-    try:
-        import gymnasium
-        import gymnasium_robotics
-
-        gymnasium.register_envs(gymnasium_robotics)
-        env = gymnasium.make(
-            maze.env_id,
-            disable_env_checker=True,
-            max_episode_steps=maze.horizon,
-            reward_type="sparse",
-            continuing_task=True,
-            reset_target=False,
-        )
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        raise ConfigError(f"{name} needs Gymnasium-Robotics: pip install 'segue[robotics]' ({error})") from error
+    settings = {"reward_type": "sparse", "continuing_task": True, "reset_target": False}
+    env = robotics(maze.env_id, max_episode_steps=maze.horizon, **settings)
     return Environment(FixedGoal(env, maze), name)  # type: ignore[arg-type]
 
 
