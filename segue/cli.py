@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from segue.data_cli import Data, FileFlags, note
+from segue.data_cli import Data, FileFlags, limit_memory, note
 from segue.errors import ConfigError, SegueError
 
 
@@ -58,9 +57,6 @@ class Choice:
     """batches of the offline phase (default: the recipe's; 0 leaves it out)"""
     online_steps: int | None = None
     """environment steps of the online phase (default: the recipe's; 0 leaves it out)"""
-    memory_limit: Annotated[str | None, arg(metavar="SIZE")] = None
-    """memory that the dataset may take, such as 8GiB (default: $SEGUE_MEMORY_LIMIT, else half of the machine's); a
-    folder NAME.segue that is larger stays on disk"""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PATH=VALUE")] = ()
     """change a field that `segue show` prints, e.g. --set phases.online.learner.base.beta=5; may be repeated"""
 
@@ -74,7 +70,6 @@ class Choice:
         """Task, phases and overrides; what is not given for the offline phases is as in the run `source`."""
         from segue import overrides, recipes
 
-        _limit_memory(self.memory_limit)
         task = self.task_()
         phases = recipes.phases_of(self.method, task, self.offline_steps, self.online_steps)
         changed, taken = dict(overrides.parse(text) for text in self.set), {}
@@ -203,7 +198,7 @@ class Resume:
 
         stop_with_parent()
         _check_jobs(self.jobs)
-        _limit_memory(self.memory_limit)
+        limit_memory(self.memory_limit)
         folders = runs_in(self.folder)
         return _execute(folders[0], self.env) if len(folders) == 1 else resume_all(folders, self.jobs, self.env)
 
@@ -256,14 +251,6 @@ def _offline_part(source: Path, wanted: list[str]) -> tuple[int, dict[str, Any]]
     names = [phase["name"] for phase in config["phases"]]
     changed = {overrides.named(path, names): value for path, value in config["overrides"].items()}
     return sum(steps.values()), {path: value for path, value in changed.items() if path.split(".")[1] in steps}
-
-
-def _limit_memory(size: str | None) -> None:
-    """For this process and those that it starts."""
-    if size is not None:
-        from segue.tasks.formats.memory import bytes_of
-
-        os.environ["SEGUE_MEMORY_LIMIT"] = str(bytes_of(size))
 
 
 def _check_jobs(jobs: int | None) -> None:

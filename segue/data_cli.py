@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import shlex
 import shutil
 import sys
@@ -53,6 +55,9 @@ class FileFlags:
     """a reward from which on the task has ended"""
     relabel: str | None = None
     """the single task whose rewards a file without rewards (OGBench) gets"""
+    memory_limit: Annotated[str | None, arg(metavar="SIZE")] = None
+    """memory that a dataset may take, such as 8GiB (default: $SEGUE_MEMORY_LIMIT, else half of the machine's); a
+    folder NAME.segue that is larger stays on disk"""
     filter: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="FILTER")] = ()
     """leave rows out: truncate=20, near=x,y,radius, or a named one; may be repeated, in order"""
 
@@ -84,6 +89,7 @@ class FileFlags:
         """
         from segue import tasks
 
+        limit_memory(self.memory_limit)
         changes = self.changes
         if changes and file is None:
             raise ConfigError(f"{_flag(changes)} says how a file is read; give one, or leave it out")
@@ -143,6 +149,7 @@ class Chosen:
         from segue.tasks.lint import Finding, lint
 
         name, file = self.chosen(verb)
+        limit_memory(self.file.memory_limit)
         if file is None or self.file.filter:
             dataset = _loaded(self.resolved(verb))
             columns = {column: getattr(dataset, column) for column in COLUMNS}
@@ -173,18 +180,22 @@ class Chosen:
                 findings.insert(0, Finding("error", "refused", "", 0, (), str(error), ""))
         return findings
 
+    def _task(self) -> Task:
+        """The task of --task or --env, without the file."""
+        from segue import tasks
+
+        return tasks.custom_task(self.env, None) if self.task is None else tasks.get(self.task, message=note)
+
     def _surroundings(self) -> tuple[Reading, tuple[Any, Any] | None, int | None]:
         """How the file is read, the action bounds and the time limit that hold for it."""
         from segue import tasks
-        from segue.tasks.custom import custom_task
 
         changes = self.file.changes
-        if self.task is not None:
-            task = tasks.get(self.task, message=note)
-            return tasks.Reading.of({**task.reading.changes(), **changes}), None, task.horizon
-        if self.env is None:
+        if self.task is None and self.env is None:
             return tasks.Reading.of(changes), None, None
-        task = custom_task(self.env, None)
+        task = self._task()
+        if self.task is not None:
+            return tasks.Reading.of({**task.reading.changes(), **changes}), None, task.horizon
         door = task.make_env()
         try:
             return tasks.Reading.of(changes), (door.action_low, door.action_high), task.horizon
@@ -256,7 +267,7 @@ class DataMake:
         task = tasks.get(self.name, counter(f"making {self.name}"), note, force=self.force)
         console = Console()
         _manifest(console, tasks.manifest(task.dataset, task.score_reference))
-        console.print(f"next: [bold]segue data info {self.name}[/bold] draws it", soft_wrap=True)
+        _next(console, f"segue data info {self.name} --picture {self.name}.png")
         return 0
 
 
@@ -297,7 +308,7 @@ class DataInfo(Chosen):
         for line in bars(dataset.lengths, "length", console.encoding):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
         if self.picture is not None:
-            console.print(f"drawn: {self.picture}", soft_wrap=True)
+            console.print(f"drawn: {self.picture}", soft_wrap=True, markup=False)
         return 0
 
 
@@ -325,7 +336,7 @@ class DataCheck(Chosen):
             way_on = f"segue data info {name}"
         elif Path(name).suffix == ".segue":
             way_on = f"segue run METHOD {self.task or given.strip() or 'TASK'} --dataset {shlex.quote(name)}"
-        console.print(f"next: [bold]{way_on}[/bold]", soft_wrap=True)
+        _next(console, way_on)
         return 0
 
 
@@ -360,7 +371,8 @@ class DataImport(Chosen):
         if out.suffix.lower() not in (".npz", ".segue"):
             raise ConfigError(f"--out {out}: import writes .npz or .segue; for other formats: segue data export {name}")
         console = Console()
-        if out.suffix == ".segue" and not tasks.formats.fits(tasks.formats.held(file)):
+        limit_memory(self.file.memory_limit)
+        if out.suffix == ".segue" and not tasks.formats.fits(tasks.formats.held(file, self._surroundings()[0])):
             return self._in_pieces(console, name, file, out)
         findings = self.findings("import")
         show_findings(console, findings, name)
@@ -371,7 +383,7 @@ class DataImport(Chosen):
         with waiting(f"writing {out}"), _set_aside(out):
             tasks.write(dataset, out)
         _written(console, dataset, out)
-        self._next(console, out)
+        self._run_next(console, out)
         return 0
 
     def _in_pieces(self, console: Any, name: str, file: str, out: Path) -> int:
@@ -380,8 +392,8 @@ class DataImport(Chosen):
 
         if self.file.filter:
             raise ConfigError(
-                f"{name} is larger than the memory that may be used; import it without --filter, or allow more: "
-                "SEGUE_MEMORY_LIMIT=16GiB segue data import ..."
+                f"{name} is larger than the memory that may be used; import it without --filter, or allow more "
+                "(--memory-limit)"
             )
         reading, bounds, limit = self._surroundings()
         low, high = bounds or (None, None)
@@ -393,17 +405,25 @@ class DataImport(Chosen):
             reading=reading,
             progress=counter(f"importing {name}"),
         )
-        relabel = None if self.task is None else tasks.get(self.task, message=note).relabel
+        task = None if self.task is None and self.env is None else self._task()
+        relabel = None if task is None else task.relabel
+
+        def fitting() -> Iterator[Dataset]:
+            for piece in pieces:
+                if task is not None:
+                    task.fitting(piece)
+                yield piece if relabel is None else relabel(piece)
+
         with _set_aside(out):
-            tasks.formats.disk.write_pieces(pieces if relabel is None else map(relabel, pieces), out)
+            tasks.formats.disk.write_pieces(fitting(), out)
         _written(console, tasks.read(out), out)
-        console.print(f"read in pieces; look at all of it with: [bold]segue data check {shlex.quote(str(out))}[/bold]")
-        self._next(console, out)
+        _next(console, f"segue data check {shlex.quote(str(out))}", "read in pieces; look at all of it with")
+        self._run_next(console, out)
         return 0
 
-    def _next(self, console: Any, out: Path) -> None:
+    def _run_next(self, console: Any, out: Path) -> None:
         task = self.task or (f"--env {self.env}" if self.env else "TASK")
-        console.print(f"next: [bold]segue run METHOD {task} --dataset {shlex.quote(str(out))}[/bold]", soft_wrap=True)
+        _next(console, f"segue run METHOD {task} --dataset {shlex.quote(str(out))}")
 
 
 @dataclass
@@ -435,7 +455,7 @@ class DataExport(Chosen):
             tasks.write(dataset, out, self.format)
         console = Console()
         _written(console, dataset, out)
-        console.print(f"next: [bold]segue data info {shlex.quote(str(out))}[/bold]", soft_wrap=True)
+        _next(console, f"segue data info {shlex.quote(str(out))}")
         return 0
 
 
@@ -481,23 +501,42 @@ def _free(out: Path | None, verb: str, name: str, force: bool, suffix: str) -> P
     return out
 
 
+def limit_memory(size: str | None) -> None:
+    """For this process and those that it starts. Raises ``ConfigError``."""
+    if size is not None:
+        from segue.tasks.formats.memory import bytes_of
+
+        os.environ["SEGUE_MEMORY_LIMIT"] = str(bytes_of(size))
+
+
 @contextmanager
 def _set_aside(out: Path) -> Iterator[None]:
-    """A folder that is to be replaced goes aside while the new one is written, and comes back if that fails."""
-    aside = out.with_name(f".{out.name}.before.tmp")
+    """A folder that is to be replaced goes aside while the new one is written, and comes back if that fails.
+
+    Raises ``ConfigError`` for a folder that holds anything but a dataset, ``DataError`` where the disk refuses.
+    """
     if not out.is_dir():
         yield
         return
-    if not any((out / name).is_file() for name in ("manifest.json", "metadata.json", "data/metadata.json")):
-        raise ConfigError(f"--out {out}: a folder that is no dataset; choose another name")
-    out.rename(aside)
+    from segue.tasks.formats.disk import FILES
+
+    held = {path.relative_to(out).as_posix() for path in out.rglob("*")}
+    if held not in ({"manifest.json", *FILES}, {"data", "data/main_data.hdf5", "data/metadata.json"}):
+        raise ConfigError(f"--out {out}: a folder that holds other files than a dataset's; choose another name")
+    aside = out.with_name(f".{out.name}.{secrets.token_hex(8)}.tmp")
     try:
-        yield
-    except BaseException:
-        if not out.exists():
-            aside.rename(out)
-        raise
-    shutil.rmtree(aside)
+        out.rename(aside)
+        try:
+            yield
+        except BaseException:
+            if not out.exists():
+                aside.rename(out)
+            raise
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise DataError(
+            f"{out}: cannot be replaced ({error.strerror or error}); the old one lies in {aside}"
+        ) from error
 
 
 def _stem(name: str) -> str:
@@ -518,7 +557,9 @@ def _loaded(task: Task) -> Dataset:
 def _written(console: Any, dataset: Dataset, out: Path) -> None:
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) if out.is_dir() else out.stat().st_size
     console.print(
-        f"written: {out}, {dataset.size:,} rows in {len(dataset.lengths):,} episodes, {_bytes(size)}", soft_wrap=True
+        f"written: {out}, {dataset.size:,} rows in {len(dataset.lengths):,} episodes, {_bytes(size)}",
+        soft_wrap=True,
+        markup=False,
     )
 
 
@@ -545,8 +586,18 @@ def show_findings(console: Any, findings: list[Any], name: str) -> None:
     counts = [sum(finding.severity == severity for finding in findings) for severity in STYLES]
     words = [f"{n} {word}{'' if n == 1 else 's'}" for n, word in zip(counts, STYLES, strict=True)]
     console.print(
-        f"{name}: {', '.join(words)}" if findings else f"{name}: nothing found", highlight=False, soft_wrap=True
+        f"{name}: {', '.join(words)}" if findings else f"{name}: nothing found",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
     )
+
+
+def _next(console: Any, command: str, word: str = "next") -> None:
+    """The command that comes next."""
+    from rich.markup import escape
+
+    console.print(f"{word}: [bold]{escape(command)}[/bold]", soft_wrap=True, highlight=False)
 
 
 def _manifest(console: Any, told: dict[str, Any]) -> None:

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import zoo
 
+import segue.runs.run as runs
 from segue import tasks
 from segue.errors import ConfigError, DataError
 from segue.learners import Hold, Standardise
 from segue.phases import Block, PerStep, Phase, Settings, Warmup, run, start
 from segue.replays import Best, Decaying, Sequences, Symmetric
 from segue.store import Affine, make_store, with_returns
-from segue.tasks import formats
+from segue.tasks import filters, formats, success
 from segue.tasks.dataset import COLUMNS, Dataset, dataset_from_arrays
 from segue.tasks.formats import disk, memory
 from segue.transitions import Fresh
@@ -177,8 +178,9 @@ def manifest_with(folder, **fields):
     ("spoil", "words"),
     [
         (lambda f: (f / "manifest.json").unlink(), r"manifest\.json: cannot be read as a dataset"),
-        (lambda f: (f / "manifest.json").write_text("{"), r"manifest\.json: cannot be read as a dataset"),
-        (lambda f: (f / "manifest.json").write_text("[]"), "not a manifest of format 1"),
+        (lambda f: (f / "manifest.json").write_text("{"), r"manifest\.json is not JSON"),
+        (lambda f: (f / "manifest.json").write_text("[" * 100_000), r"manifest\.json is not JSON"),
+        (lambda f: (f / "manifest.json").write_text("[]"), r"manifest\.json is not a JSON object"),
         (lambda f: manifest_with(f, format=2), "not a manifest of format 1"),
         (lambda f: manifest_with(f, rows=-5), "field 'rows' is -5"),
         (lambda f: manifest_with(f, rows=True), "field 'rows' is True"),
@@ -196,12 +198,92 @@ def test_broken_folders(folder, spoil, words):
         disk.read(folder)
 
 
-def test_changed_rows_are_seen_where_they_are_read(folder):
-    rows = np.memmap(folder / "rows.f32", "<f4", "r+")
-    rows[3] += 1
+@pytest.mark.parametrize("column", range(10))  # obs 2, action 2, next_obs 2, reward, terminal, timeout, step
+@pytest.mark.parametrize("limit", ["1GiB", "100k"])
+def test_changed_rows_are_seen(folder, monkeypatch, column, limit):
+    rows = np.memmap(folder / "rows.f32", "<f4", "r+").reshape(-1, 10)
+    rows[3, column] = 0.125
     rows.flush()
-    with pytest.raises(DataError, match="hash differs"):
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", limit)
+    words = r"hash differs|row 3 is not as it was written"
+    if limit == "1GiB":
+        with pytest.raises(DataError, match=words):
+            disk.read(folder)
+    else:
+        data = disk.read(folder)  # opening does not read all of it
+        with pytest.raises(DataError, match=words):
+            data.verify()
+
+
+def spoilt(folder, file, row, value):
+    column = np.memmap(folder / file, disk.FILES[file], "r+")
+    column[row] = value
+    column.flush()
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "value", "words"),
+    [
+        ("reward.f32", 4, np.nan, "'reward' has NaN"),
+        ("timeout.b1", -1, False, "hash differs|not as it was written|last row ends no episode"),
+        ("timeout.b1", 55, True, "terminal and timeout|not as it was written"),
+    ],
+)
+@pytest.mark.parametrize("limit", ["1GiB", "100k"])
+def test_the_entrance_looks_at_folders_too(folder, monkeypatch, file, row, value, words, limit):
+    if file == "timeout.b1":
+        row = row if row < 0 else int(np.argmax(TASK.dataset.terminal))
+        if row < 0:
+            spoilt(folder, "terminal.b1", row, False)
+    spoilt(folder, file, row, value)
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", limit)
+    with pytest.raises(DataError, match=words):
         disk.read(folder)
+
+
+def test_rows_on_disk_are_not_filtered_nor_relabelled(on_disk):
+    with pytest.raises(DataError, match=r"larger than the memory.*filter 'truncate=3'.*--memory-limit"):
+        filters.apply(on_disk, [filters.Truncate(3)])
+    with pytest.raises(DataError, match=r"larger than the memory.*the reward of x"):
+        success.relabelled(on_disk, on_disk.reward, on_disk.terminal, "x")
+    done = {"kind": "relabelled", "task": "x", "dropped": 2}
+    again = replace(on_disk, info={"transforms": [done]})
+    assert success.relabelled(again, on_disk.reward, on_disk.terminal, "x") is again
+    with pytest.raises(DataError, match="was relabelled for 'x' already"):
+        success.relabelled(again, on_disk.reward, on_disk.terminal, "y")
+
+
+def test_info_that_is_no_json_is_refused_before_it_is_missed(tmp_path):
+    for info in ({"a": {1, 2}}, {"a": float("nan")}):
+        with pytest.raises(DataError, match="info cannot be written"):
+            disk.write(replace(TASK.dataset, info=info), tmp_path / "x.segue")
+    assert not list(tmp_path.iterdir())
+
+
+def test_records_of_one_piece_stay_as_they_are(tmp_path):
+    records = [{"kind": "truncate", "dropped": 1}, {"kind": "near", "dropped": 2}, {"kind": "truncate", "dropped": 1}]
+    disk.write(replace(TASK.dataset, info={"transforms": records}), tmp_path / "x.segue")
+    assert formats.read(tmp_path / "x.segue").info["transforms"] == records
+    assert disk._summed([records, records]) == [{**one, "dropped": 2 * one["dropped"]} for one in records]
+    shifted = [{"kind": "rewards_shifted", "rows": 1}]
+    assert disk._summed([shifted, shifted]) == shifted
+
+
+def test_a_run_stays_on_disk(folder, tmp_path, monkeypatch):
+    phases = (Phase("offline", zoo.bc, 2, batch_size=8),)
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "100k")
+    config = runs.make_config("x", tasks.get("point-wall", dataset=folder), phases, 0, Settings(eval_episodes=0), [])
+    assert config["dataset"]["on_disk"]
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "1GiB")
+    said = []
+    assert isinstance(runs.task_of(config, said.append).dataset, disk.DiskDataset)
+    assert not said
+    config = runs.make_config("x", tasks.get("point-wall", dataset=folder), phases, 0, Settings(eval_episodes=0), [])
+    assert "on_disk" not in config["dataset"]
+    assert type(runs.task_of(config, said.append).dataset) is Dataset
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "100k")
+    assert isinstance(runs.task_of(config, said.append).dataset, disk.DiskDataset)
+    assert "in memory" in said[0]
 
 
 def test_writing_is_whole_or_not_at_all(tmp_path, folder):
@@ -287,6 +369,31 @@ def test_a_broken_piece_is_named(long_file):
         file["rewards"][350] = np.nan
     with pytest.raises(DataError, match=r"rows \d+ to \d+, numbered from 0 there.*'rewards' has NaN"):
         list(formats.read_pieces(long_file, reading=READING, pieces=7))
+
+
+def test_a_file_of_ours_in_pieces_is_the_file(long_file, tmp_path):
+    formats.write(formats.read(long_file, reading=READING), tmp_path / "own.hdf5")
+    whole = formats.read(tmp_path / "own.hdf5")
+    disk.write_pieces(formats.read_pieces(tmp_path / "own.hdf5", pieces=5), tmp_path / "own.segue")
+    again = formats.read(tmp_path / "own.segue")
+    assert (again.hash, again.info) == (whole.hash, whole.info)
+
+
+def test_flags_in_a_column_are_ends_too(long_file):
+    with h5py.File(long_file, "r+") as file:
+        for key in ("terminals", "timeouts"):
+            flags = file[key][()][:, None]
+            del file[key]
+            file[key] = flags
+    assert len(list(formats.read_pieces(long_file, reading=READING, pieces=7))) > 4
+
+
+def test_what_cannot_be_cut_says_so(long_file, monkeypatch):
+    with h5py.File(long_file, "r+") as file:
+        del file["terminals"], file["timeouts"]
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "1k")
+    with pytest.raises(DataError, match="flags no ends of episodes"):
+        list(formats.read_pieces(long_file, reading=READING, max_episode_steps=50))
 
 
 def test_a_file_without_ends_is_one_piece(long_file):

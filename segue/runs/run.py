@@ -38,6 +38,7 @@ from segue.runs.files import pack_state, read_json, read_verified, sha256, unpac
 from segue.runs.sinks import Sink, open_sinks, scalars
 from segue.store import Layout, Ring, close_episode
 from segue.tasks import from_source
+from segue.tasks.formats.memory import left_on_disk
 from segue.tasks.task import Task
 
 FORMAT = 1
@@ -114,6 +115,7 @@ def make_config(
     if any(not p.online for p in phases) or task.load_dataset is not None:
         d = task.dataset
         dataset = {"name": d.name, "hash": d.hash, "size": d.size, "episodes": len(d.starts)}
+        dataset |= {"on_disk": True} if hasattr(d, "disk") else {}
         dataset |= {"return_mean": float(np.mean(d.returns)), "return_max": float(np.max(d.returns))}
         dataset["score_mean"] = float(np.mean(d.returns if reference is None else reference.scores(d)))
     decisive = {
@@ -376,7 +378,14 @@ def task_of(config: dict[str, Any], say: Say = print) -> Task:
     """The run's task; its dataset must be the one that the run began with. Raises `DataError` otherwise."""
     task = from_source(config["task"]["source"], message=say)
     recorded = config["dataset"]
-    if recorded is not None and task.dataset.hash != recorded["hash"]:
+    if recorded is None:
+        return task
+    on_disk = bool(recorded.get("on_disk"))
+    with left_on_disk(on_disk):
+        dataset = task.dataset
+    if hasattr(dataset, "disk") and not on_disk:
+        say("note: begun with the dataset in memory, goes on with it on disk: online not bit for bit the same")
+    if dataset.hash != recorded["hash"]:
         raise DataError(
             f"the dataset {recorded['name']} has changed since the run began (hash {task.dataset.hash[:12]}, then "
             f"{recorded['hash'][:12]}); bring the old file back, or start a new run"

@@ -20,6 +20,7 @@ import numpy as np
 from segue.errors import ConfigError, DataError, nearest
 from segue.tasks import mazes
 from segue.tasks.dataset import COLUMNS, Dataset
+from segue.tasks.formats import disk
 
 
 @dataclass(frozen=True)
@@ -140,9 +141,11 @@ def apply(dataset: Dataset, filters: Iterable[Filter]) -> Dataset:
     """The dataset after one filter and then the next, each seeing the episodes that the one before left.
 
     ``info["transforms"]`` gets one object a filter: its kind, its numbers, and how many rows it dropped.
-    Raises ``DataError`` if fewer than 2 rows are left, and for a filter that the dataset went through before.
+    Raises ``DataError`` if fewer than 2 rows are left, for a filter that the dataset went through before, and for
+    a dataset that stays on disk.
     """
     for one in filters:
+        disk.refuse(dataset, f"filter {one.text!r}")
         dataset = _applied(dataset, one)
     return dataset
 

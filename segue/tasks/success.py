@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from segue.errors import DataError
 from segue.tasks.dataset import Dataset
+from segue.tasks.formats import disk
 
 
 class Success:
@@ -46,13 +48,27 @@ class Success:
         self._env.close()
 
 
+KIND = "relabelled"
+
+
 def relabelled(dataset: Dataset, reward: np.ndarray, terminal: np.ndarray, task: str) -> Dataset:
-    """The dataset with the rewards [N] and the ends [N] bool of `task`, which ``info["transforms"]`` tells once.
+    """The dataset with the rewards [N] and the ends [N] bool of `task`, as ``info["transforms"]`` tells; the dataset
+    itself if it tells so already.
 
     Rows of an episode behind its first end are dropped; the last row of one without an end becomes a timeout. A row
     that was terminal and is so no longer needs a successor: where it has none (its next observation is its own, which
     is what files without next observations give), it is dropped too, and the row before it ends the episode.
     """
+    past = list(dataset.info.get("transforms", []))
+    before = [x for x in past if x.get("kind") == KIND]
+    if before and before[-1].get("task") == task:
+        return dataset
+    if any(x.get("dropped") for x in before):
+        raise DataError(
+            f"{dataset.name}: was relabelled for {before[-1].get('task')!r} already, which dropped rows that {task!r} "
+            "needs; begin with the file before that"
+        )
+    disk.refuse(dataset, f"the reward of {task}")
     ends = np.cumsum(terminal)
     before = ends - terminal  # ends in earlier rows
     keep = before == np.repeat(before[dataset.starts], dataset.lengths)
@@ -60,10 +76,7 @@ def relabelled(dataset: Dataset, reward: np.ndarray, terminal: np.ndarray, task:
     episode = np.repeat(np.arange(len(dataset.starts)), dataset.lengths)[keep]
     last = np.append(episode[1:] != episode[:-1], True)
     done = terminal[keep]
-    past = list(dataset.info.get("transforms", []))
-    record = {"kind": "relabelled", "task": task, "dropped": int((~keep).sum())}
-    if not any(x.get("kind") == record["kind"] and x.get("task") == task for x in past):
-        past.append(record)
+    record = {"kind": KIND, "task": task, "dropped": int((~keep).sum())}
     return replace(
         dataset,
         obs=dataset.obs[keep],
@@ -72,5 +85,5 @@ def relabelled(dataset: Dataset, reward: np.ndarray, terminal: np.ndarray, task:
         next_obs=dataset.next_obs[keep],
         terminal=done,
         timeout=last & ~done,
-        info={**dataset.info, "transforms": past},
+        info={**dataset.info, "transforms": [*past, record]},
     ).validate()

@@ -76,7 +76,10 @@ class Task:
         """The offline data, loaded once. Raises ``ConfigError`` if there are none, ``DataError`` if they do not fit."""
         if self.load_dataset is None:
             raise ConfigError(f"task {self.name!r} has no dataset; name a task with data (`segue list`) or give a file")
-        dataset = self.load_dataset()
+        return self.fitting(self.load_dataset())
+
+    def fitting(self, dataset: Dataset) -> Dataset:
+        """The dataset, if its observations and actions are as long as the environment's; else ``DataError``."""
         for what, data, env in (
             ("observations", dataset.obs_dim, self.obs_dim),
             ("actions", dataset.act_dim, self.act_dim),

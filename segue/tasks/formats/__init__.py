@@ -178,11 +178,18 @@ def read_pieces(
         pieces = 1 + PIECES * COPIES * held(found, reading) // memory_limit()
     ends = _page(kind).cuts(found, pieces) if kind == "d4rl" else []
     if not ends:
+        if kind == "d4rl" and not fits(held(found, reading)):
+            raise DataError(
+                f"{found}: larger than the memory that may be used, and it flags no ends of episodes at which it could "
+                "be cut; add 'terminals' or 'timeouts', or allow more (--memory-limit)"
+            )
         bounds = {"action_low": action_low, "action_high": action_high, "max_episode_steps": max_episode_steps}
         yield read(path, **bounds, reading=reading)
         return
     for start, stop in pairwise([0, *ends]):
         raw = _page(kind).load(found, reading, True, slice(start, stop))
+        if raw.own and start:  # the record of all rows stands in the first piece
+            raw = raw._replace(info={key: value for key, value in raw.info.items() if key != "transforms"})
         try:
             yield _checked(found, raw, None, action_low, action_high, max_episode_steps, reading)
         except DataError as error:

@@ -17,19 +17,20 @@ import mmap
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segue.errors import DataError
-from segue.tasks.dataset import COLUMNS, Dataset
-from segue.tasks.formats.common import Raw, Reading
-from segue.tasks.formats.memory import fits
+from segue.tasks.dataset import COLUMNS, Dataset, closed
+from segue.tasks.formats.common import Raw, Reading, info_text, parsed_json
+from segue.tasks.formats.memory import left_on_disk, stays_on_disk
 
 SUFFIX = ".segue"
 FORMAT = 1
@@ -83,12 +84,14 @@ class DiskDataset(Dataset):
         return self.recorded
 
     def verify(self) -> None:
-        """Reads everything once and raises ``DataError`` if it is not what was written; opening does not."""
+        """Reads everything once and raises ``DataError`` if it is not what was written; opening reads the ends only."""
         assert self.disk is not None
-        if _hash(self.disk.folder, self.size, self.obs_dim, self.act_dim) != self.recorded:
-            raise DataError(
-                f"{self.disk.folder}: its rows are not those that were written (hash differs); import it again"
-            )
+        _check_rows(self.disk.folder, self.disk.rows, self)
+        if _hash(self) != self.recorded:
+            raise DataError(f"{self.disk.folder}: {CHANGED}")
+
+
+CHANGED = "its rows are not those that were written (hash differs); import it again"
 
 
 def read(folder: Path) -> Dataset:
@@ -96,7 +99,7 @@ def read(folder: Path) -> Dataset:
     manifest = _manifest(folder)
     n, d, a = (manifest[key] for key in ("rows", "obs_dim", "act_dim"))
     width = 2 * d + a + 4
-    maps = {}
+    maps: dict[str, Any] = {}
     for file, dtype in FILES.items():
         shape = (n, width) if file == "rows.f32" else (n,)
         expected = math.prod(shape) * np.dtype(dtype).itemsize
@@ -111,34 +114,56 @@ def read(folder: Path) -> Dataset:
         except OSError as error:
             raise DataError(f"{folder / file}: cannot be read ({error.strerror}); import the dataset again") from error
     rows = maps["rows"]
-    on_disk = not fits(rows.nbytes)
-    if on_disk:
-        rows._mmap.madvise(mmap.MADV_RANDOM)  # single rows are asked for: reading ahead would be in vain
-    else:
-        rows = np.array(rows)
-    columns = {"obs": rows[:, :d], "action": rows[:, d : d + a], "reward": np.array(maps["reward"])}
-    columns |= {"next_obs": rows[:, d + a : 2 * d + a]}
-    columns |= {name: np.array(maps[name]) for name in ("terminal", "timeout")}
-    if not on_disk:
+    columns = {"obs": rows[:, :d], "action": rows[:, d : d + a], "next_obs": rows[:, d + a : 2 * d + a]}
+    columns |= {name: np.array(maps[name]) for name in ("reward", "terminal", "timeout")}
+    told = {"name": manifest["name"], "info": manifest["info"]}
+    if not stays_on_disk(rows.nbytes):
         columns = {name: np.ascontiguousarray(column) for name, column in columns.items()}
-        dataset = Dataset(**columns, name=manifest["name"], info=manifest["info"])
+        dataset = closed(Dataset(**columns, **told))
+        _check_rows(folder, rows, dataset)
         if dataset.hash != manifest["hash"]:
-            raise DataError(f"{folder}: its rows are not those that were written (hash differs); import it again")
+            raise DataError(f"{folder}: {CHANGED}")
         return dataset
-    disk = Disk(folder, rows, {name: columns[name] for name in ("reward", "terminal", "timeout")})  # type: ignore[arg-type]
-    return DiskDataset(**columns, name=manifest["name"], info=manifest["info"], disk=disk, recorded=manifest["hash"])
+    rows._mmap.madvise(mmap.MADV_RANDOM)  # single rows are asked for: reading ahead would be in vain
+    small = {name: columns[name] for name in ("reward", "terminal", "timeout")}
+    nothing = np.zeros((n, 1), np.float32)
+    closed(Dataset(nothing, nothing, small["reward"], nothing, small["terminal"], small["timeout"], **told))
+    return DiskDataset(**columns, **told, disk=Disk(folder, rows, small), recorded=manifest["hash"])
+
+
+def refuse(dataset: Dataset, what: str) -> None:
+    """Raises ``DataError`` for a dataset on disk, whose rows training fetches as they lie there."""
+    if isinstance(dataset, DiskDataset):
+        raise DataError(
+            f"{dataset.name}: is larger than the memory that may be used, and {what} wants its rows there; allow more "
+            "(--memory-limit), or do it before importing"
+        )
+
+
+def _check_rows(folder: Path, rows: np.ndarray, dataset: Dataset) -> None:
+    """That the packed rows hold finite numbers, and of reward, ends and time just what stands beside them."""
+    step = dataset.step
+    for i in range(0, dataset.size, CHUNK):
+        s = slice(i, i + CHUNK)
+        part = np.array(rows[s])
+        beside = np.stack([dataset.reward[s], dataset.terminal[s], dataset.timeout[s], step[s]], -1, dtype="<f4")
+        wrong = (part[:, -4:] != beside).any(1) | ~np.isfinite(part).all(1)
+        wrong |= (np.abs(part[:, dataset.obs_dim : dataset.obs_dim + dataset.act_dim]) > 1).any(1)
+        if wrong.any():
+            raise DataError(
+                f"{folder / 'rows.f32'}: row {i + int(np.argmax(wrong))} is not as it was written; import it again"
+            )
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read as a dataset's manifest ({error}); import the dataset again"
-        ) from error
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a dataset's manifest; import the dataset again") from error
+    found = parsed_json(text, str(path))
     kinds = {"rows": int, "obs_dim": int, "act_dim": int, "name": str, "info": dict, "hash": str}
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if found.get("format") != FORMAT:
         raise DataError(f"{path}: not a manifest of format {FORMAT}, which this version reads; update segue")
     for key, kind in kinds.items():
         if type(found.get(key)) is not kind or (kind is int and not 0 < found[key] < 2**48):
@@ -166,7 +191,7 @@ def write_pieces(pieces: Iterable[Dataset], folder: Path) -> None:
         raise DataError(f"{folder}: our own folders end in {SUFFIX}; give such a name")
     if folder.exists():
         raise DataError(f"{folder}: exists already; remove it or give another name")
-    n, first, transforms = 0, None, []
+    n, first, done = 0, None, []
     with _new_folder(folder) as temporary:
         with (
             open(temporary / "rows.f32", "wb") as rows,
@@ -185,27 +210,43 @@ def write_pieces(pieces: Iterable[Dataset], folder: Path) -> None:
                 piece.terminal.astype("|b1").tofile(terminal)
                 piece.timeout.astype("|b1").tofile(timeout)
                 n += piece.size
-                transforms.append(piece.info.get("transforms", []))
+                done.append(piece.info.get("transforms", []))
         if first is None:
             raise DataError(f"{folder}: no rows to write")
         info = {key: value for key, value in first.info.items() if key != "transforms"}
-        if done := _summed(transforms):
-            info["transforms"] = done
-        manifest = {"format": FORMAT, "name": first.name, "info": info, "rows": n, "obs_dim": first.obs_dim}
-        manifest |= {"act_dim": first.act_dim, "hash": _hash(temporary, n, first.obs_dim, first.act_dim)}
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1, allow_nan=False))
+        if transforms := _summed(done):
+            info["transforms"] = transforms
+        info = json.loads(info_text(replace(first, info=info)))
+        told = {"format": FORMAT, "name": first.name, "info": info, "rows": n, "obs_dim": first.obs_dim}
+        told |= {"act_dim": first.act_dim, "hash": ""}
+        (temporary / "manifest.json").write_text(json.dumps(told))
+        with left_on_disk(True):
+            told["hash"] = _hash(read(temporary))
+        (temporary / "manifest.json").write_text(json.dumps(told, indent=1))
 
 
-def _summed(transforms: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """What was done to the pieces as what was done to the whole: counts of the same transform are added."""
-    total: dict[str, dict[str, Any]] = {}
-    joins = {"rows": sum, "dropped": sum, "largest": max}
-    for done in transforms:
+SUMMED = {"rows": sum, "dropped": sum, "largest": max}  # fields of a record that belong to the piece
+ONCE = ("rewards_shifted",)  # kinds whose `rows` is no count
+
+
+def _summed(pieces: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What was done to the pieces as what was done to the whole: the same records, their counts added.
+
+    Records that occur twice in a piece (a cut, a filter, the cut again) stay two.
+    """
+    if len(pieces) == 1:
+        return pieces[0]
+    total: dict[tuple[str, int], dict[str, Any]] = {}
+    for done in pieces:
+        seen: Counter[str] = Counter()
         for one in done:
-            rest = {key: value for key, value in one.items() if key not in joins}
-            known = total.setdefault(json.dumps(rest, sort_keys=True), rest)
-            for key in joins.keys() & one.keys():
-                known[key] = joins[key]([known[key], one[key]]) if key in known else one[key]
+            rest = {key: value for key, value in one.items() if key not in SUMMED or one.get("kind") in ONCE}
+            name = json.dumps(rest, sort_keys=True)
+            known = total.setdefault((name, seen[name]), rest)
+            seen[name] += 1
+            for key, value in one.items():
+                if key not in rest:
+                    known[key] = SUMMED[key]([known[key], value]) if key in known else value
     return list(total.values())
 
 
@@ -218,19 +259,13 @@ def _parts(piece: Dataset) -> Iterator[np.ndarray]:
         yield np.concatenate([piece.obs[s], piece.action[s], piece.next_obs[s], scalars], -1, dtype="<f4")
 
 
-def _hash(folder: Path, n: int, d: int, a: int) -> str:
-    """`Dataset.hash` of what was written, without holding a column."""
-    rows = np.memmap(folder / "rows.f32", "<f4", "r", shape=(n, 2 * d + a + 4))
-    spans = {"obs": slice(0, d), "action": slice(d, d + a), "next_obs": slice(d + a, 2 * d + a)}
+def _hash(dataset: Dataset) -> str:
+    """`Dataset.hash` without holding a column."""
     digest = hashlib.sha256()
     for column in COLUMNS:
-        if column in spans:
-            array: np.ndarray = rows[:, spans[column]]
-        else:
-            file = next(f for f in FILES if f.startswith(column))
-            array = np.memmap(folder / file, FILES[file], "r", shape=(n,))
+        array = getattr(dataset, column)
         digest.update(f"{column} {array.dtype.str} {array.shape}\n".encode())
-        for i in range(0, n, CHUNK):
+        for i in range(0, dataset.size, CHUNK):
             digest.update(np.ascontiguousarray(array[i : i + CHUNK]).data)
     return digest.hexdigest()
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from contextlib import suppress
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from segue.errors import ConfigError, DataError
@@ -33,16 +36,37 @@ def memory_limit() -> int:
     return int(SHARE * total)
 
 
+_ON_DISK: ContextVar[bool] = ContextVar("on_disk", default=False)
+
+
+@contextmanager
+def left_on_disk(always: bool) -> Iterator[None]:
+    """Within it, and if `always`, folders of ours stay on disk however small they are: as in the run that goes on."""
+    token = _ON_DISK.set(always)
+    try:
+        yield
+    finally:
+        _ON_DISK.reset(token)
+
+
 def fits(size: int) -> bool:
     """Whether columns of `size` bytes may be held in memory."""
     return COPIES * size <= memory_limit()
 
 
+def stays_on_disk(size: int) -> bool:
+    """Whether a folder of ours of `size` bytes is left on disk."""
+    return _ON_DISK.get() or not fits(size)
+
+
 def check_fits(path: Path | str, size: int) -> None:
     """Raises ``DataError`` with the way out unless columns of `size` bytes may be held in memory."""
     if not fits(size):
+        file = shlex.quote(str(path))
+        way_out = f"segue data import {file} --out {shlex.quote(Path(path).stem)}.segue"
+        if Path(path).suffix.lower() not in (".hdf5", ".h5"):
+            way_out = "bring it into D4RL's HDF5 layout, which segue imports piece by piece (docs/formats.md)"
         raise DataError(
             f"{path}: its columns take {size / 2**30:,.2f} GiB, twice that in training, and "
-            f"{memory_limit() / 2**30:,.2f} GiB may be used; allow more (--memory-limit), or train from disk: "
-            f"segue data import {path} --out {Path(path).stem}.segue"
+            f"{memory_limit() / 2**30:,.2f} GiB may be used; allow more (--memory-limit), or train from disk: {way_out}"
         )
