@@ -4,9 +4,11 @@
     python tools/behaviours.py pack hopper --out behaviours-hopper                   # writes segue/tasks/behaviours/
 
 One SAC run (128x128, seed 0), a run directory like any other: the same command goes on where it stopped. Its actor is
-kept every 10,000 steps with the mean return of ten episodes with the policy's own action noise. *expert* is the best
-actor kept; *medium* the one of the early steps (`MEDIUM`) whose sampled score is nearest to that of D4RL's medium data;
-*replay-k* evenly spaced actors from before the first that is clearly better than medium, and *medium* as the last rung.
+kept every 10,000 steps with the mean return of ten episodes with the policy's own action noise. *expert* is the best of
+the five best actors kept, measured again by 20 fresh episodes; *medium* the one of the early steps (`MEDIUM`) whose
+sampled score is nearest to that of D4RL's medium data; *replay-k* evenly spaced actors from before the first that is
+clearly better than medium, and *medium* as the last rung. Medium and expert are then measured once more, on episodes
+that chose nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,9 +31,12 @@ from segue.learners import SAC
 from segue.phases import Phase, Settings, Warmup
 from segue.replays import Symmetric
 from segue.runs.run import Progress, create, execute, make_config
-from segue.tasks.made import installed
+from segue.tasks import locomotion
+from segue.tasks.made import installed, on_grid
 
 EVERY, EPISODES, LADDER = 10_000, 10, 5
+FINALISTS, AGAIN = 5, 20  # for expert; episodes that measure a chosen actor again
+MOST = 1_500_000  # steps of a training
 MEDIUM = {
     "hopper": (44.0, 200_000),
     "halfcheetah": (42.5, 400_000),
@@ -74,20 +81,62 @@ def curve(out: Path) -> list[dict[str, float]]:
     return sorted(rows, key=lambda row: row["step"])
 
 
+def levels_of(record: list[dict[str, float]], score: Callable[[dict[str, float]], float], name: str) -> dict[str, Any]:
+    """The rows of *medium* and of the ladder *replay-0* (weakest) to *replay-4* (medium)."""
+    aim, early = MEDIUM[name]
+    known = [row for row in record if row["step"] <= early]
+    if not known:
+        raise SystemExit(f"{name}: no actor is kept yet; train first")
+    medium = min(known, key=lambda row: abs(score(row) - aim))
+    beyond = (i for i, row in enumerate(record) if score(row) > BEYOND * max(aim, score(medium)))
+    first = next(beyond, len(record))
+    if first < LADDER - 1:
+        raise SystemExit(
+            f"{name}: only {first} actors come before the first that is beyond medium; keep them more often"
+        )
+    rungs = np.linspace(0, first - 1, LADDER - 1).round().astype(int)
+    ladder = [*(record[i] for i in rungs), medium]
+    return {"medium": medium} | {f"replay-{k}": row for k, row in enumerate(ladder)}
+
+
+def measured(task: tasks.Task, net: locomotion.Net, seed: int) -> dict[str, float]:
+    """Mean returns of the shipped numbers, with the policy's noise and without, on episodes that chose nothing."""
+    env, told = task.make_env(), {}
+    for mode, spread in (("sampled", 1.0), ("greedy", 0.0)):
+        returns = []
+        for episode in range(AGAIN):
+            rng = np.random.default_rng((seed, episode))
+            obs, return_, ended = env.reset(int(rng.integers(2**31))), 0.0, False
+            while not ended:
+                noise = spread * rng.standard_normal(task.act_dim)
+                step = env.step(on_grid(locomotion.act(net, obs, noise)))
+                obs, return_, ended = step.obs, return_ + step.reward, step.terminal or step.timeout
+            returns.append(return_)
+        told[mode] = float(np.mean(returns))
+    env.close()
+    return told
+
+
+def shipped(out: Path, row: dict[str, float]) -> dict[str, np.ndarray]:
+    """The actor of a row as it is shipped, float16."""
+    kept = load_file(out / f"actor-{int(row['step'])}.safetensors")
+    return {key: value.astype(np.float16) for key, value in kept.items()}
+
+
 def pack(name: str, out: Path) -> None:
     task, record = tasks.get(name), curve(out)
     score = lambda row: task.score(row["sampled"])
-    aim, early = MEDIUM[name]
-    expert = max(record, key=score)
-    medium = min((row for row in record if row["step"] <= early), key=lambda row: abs(score(row) - aim))
-    first = next(i for i, row in enumerate(record) if score(row) > BEYOND * aim)
-    ladder = [record[i] for i in np.linspace(0, first - 1, LADDER - 1).round().astype(int)] + [medium]
-    levels = {"medium": medium, "expert": expert} | {f"replay-{k}": row for k, row in enumerate(ladder)}
-    arrays = {
-        f"{level}/{key}": value.astype(np.float16)
-        for level, row in levels.items()
-        for key, value in load_file(out / f"actor-{row['step']}.safetensors").items()
-    }
+    net = lambda row: [
+        tuple(shipped(out, row)[f"layer{i}/{part}"].astype(np.float64) for part in ("weight", "bias"))
+        for i in range(locomotion.LAYERS)
+    ]
+    levels = levels_of(record, score, name)
+    finalists = sorted(record, key=score)[-FINALISTS:]  # the best of many means is luck too: measured again
+    again = [row | {"again": measured(task, net(row), 1)} for row in finalists]
+    levels["expert"] = max(again, key=lambda row: row["again"]["sampled"])
+    for level in ("medium", "expert"):
+        levels[level] = levels[level] | {"again": measured(task, net(levels[level]), 2)}
+    arrays = {f"{level}/{key}": value for level, row in levels.items() for key, value in shipped(out, row).items()}
     path = Path(segue.__file__).parent / "tasks" / "behaviours" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)
     facts = {
@@ -98,13 +147,14 @@ def pack(name: str, out: Path) -> None:
         "segue": segue.__version__,
         "jax": jax.__version__,
         **installed("mujoco"),
-        "command": f"python tools/behaviours.py train {name} --steps {record[-1]['step']}",
+        "command": f"python tools/behaviours.py train {name} --steps {int(record[-1]['step'])}",
     }
     save_file(arrays, path, metadata={"record": json.dumps(facts)})
     print(f"{path}: {path.stat().st_size // 1024} KiB")
     for level, row in levels.items():
         returns = f"greedy {row['greedy']:7.0f} sampled {row['sampled']:7.0f}"
-        print(f"{level:10} step {row['step']:7} score {score(row):5.1f} {returns}")
+        fresh = "".join(f"  {mode} again {value:.0f}" for mode, value in row.get("again", {}).items())
+        print(f"{level:10} step {int(row['step']):7} score {score(row):5.1f} {returns}{fresh}")
 
 
 def main() -> None:
@@ -114,6 +164,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400_000)
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
+    if a.body not in MEDIUM or not 0 < a.steps <= MOST:
+        parser.error(f"the bodies are {', '.join(MEDIUM)}, and a training has at most {MOST:,} steps")
     train(a.body, a.steps, a.out) if a.what == "train" else pack(a.body, a.out)
 
 
