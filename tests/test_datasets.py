@@ -386,10 +386,16 @@ def test_declared_sizes_are_checked_before_reading(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "SUSPECT", (10_000, 100))
     with pytest.raises(DataError, match="'reward' declares 1600128 bytes"):
         read(path)
-    monkeypatch.setattr(common, "SUSPECT", (2**30, 1000))
-    monkeypatch.setattr(common, "LARGEST", 1000)
-    with pytest.raises(DataError, match="broken or hostile"):
-        read(path)
+
+
+def test_what_is_stored_is_large_and_not_hostile():
+    sizes = common.Sizes("a.hdf5", whole=False)  # read in pieces
+    for _ in range(3):
+        sizes.add(2**50, 2**41, "a.hdf5: column 'obs'")
+    with pytest.raises(DataError, match=r"column 'obs' declares .* broken or hostile"):
+        sizes.add(2**50, 2**39, "a.hdf5: column 'obs'")
+    with pytest.raises(DataError, match=r"may be used; allow more \(--memory-limit\)"):
+        common.Sizes("a.hdf5").add(2**50, 2**50, "a.hdf5: column 'obs'")
 
 
 def test_a_header_may_not_promise_more_than_the_member_holds(tmp_path):
@@ -407,6 +413,9 @@ def test_own_format_from_the_future_or_broken(tmp_path):
         ({"format": np.int64(9)}, "format 9 is not known"),
         ({"info": np.str_("{")}, "'info' is not JSON"),
         ({"info": np.str_("[1]")}, "not a JSON object"),
+        ({"info": np.str_('{"transforms": 5}')}, "'transforms' is no list of objects, each with a 'kind'; export"),
+        ({"info": np.str_('{"transforms": [1]}')}, "'transforms' is no list"),
+        ({"info": np.str_('{"transforms": [{"kind": 1}]}')}, "'transforms' is no list"),
     ):
         np.savez(tmp_path / "own.npz", **{**whole, **change})
         with pytest.raises(DataError, match=words):
@@ -459,6 +468,9 @@ def test_hdf5_that_reaches_outside_itself(tmp_path):
     def bomb(file):
         file.create_dataset("rewards", (2**40,), "f8", chunks=(2**10,))
 
+    def chunk(file):  # four values, for which 2 GiB would be unpacked
+        file.create_dataset("rewards", (4,), "f8", maxshape=(None,), chunks=(2**28,), compression="gzip")
+
     for make, words in (
         (external, "link to elsewhere"),
         (soft, "link to elsewhere"),
@@ -467,6 +479,7 @@ def test_hdf5_that_reaches_outside_itself(tmp_path):
         (group, "is a group"),
         (text, "give numbers"),
         (bomb, "broken or hostile"),
+        (chunk, "holds 32 bytes in chunks of 2147483648"),
     ):
         path = tmp_path / f"{make.__name__}.h5"
         with h5py.File(path, "w") as file:
@@ -477,6 +490,20 @@ def test_hdf5_that_reaches_outside_itself(tmp_path):
             read(path)
         assert "'rewards'" in str(error.value)
         assert path.name in str(error.value)
+
+
+def test_chunks_count_while_they_are_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for key, value in columns(2000).items():
+            file.create_dataset(key, data=value, chunks=(2**18, *value.shape[1:]), maxshape=(None, *value.shape[1:]))
+    assert read(path).size == 2000
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "2050k")  # columns of 36 kB, and twice a chunk of 1 MiB
+    with pytest.raises(DataError, match="may be used; allow more"):
+        read(path)
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "2000k")
+    with pytest.raises(DataError, match="in chunks of 1048576, each of which is unpacked as a whole"):
+        read(path)
 
 
 def test_info_is_json(tmp_path):

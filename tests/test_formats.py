@@ -259,6 +259,22 @@ def test_rewards_of_observations_with_next_observations_and_ends():
         dataset_from_arrays(columns(), "m", rewards="observation")
 
 
+@pytest.mark.parametrize("next_obs", [True, False])
+def test_the_transition_that_leads_to_a_paid_observation_ends_the_task(next_obs):
+    rewards = [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0]  # of three recordings, the last of which begins at the goal
+    given_columns = columns(15, terminal=None, timeout=flags(".....t.....t..t"), reward=rewards)
+    assert dataset_from_arrays(given_columns, "m", terminal_reward=1).terminal.nonzero()[0].tolist() == [3, 9, 10]
+    if not next_obs:
+        del given_columns["next_obs"]
+    data = dataset_from_arrays(given_columns, "m", rewards="observation", terminal_reward=1)
+    # transitions 2 and 10 are paid and end; 3, 4 lie behind an end; 5, 11, 14 lead nowhere; 12 began at the goal
+    assert data.obs[:, 0].tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 12, 13]
+    assert data.reward.tolist() == [0, 0, 1, 0, 0, 0, 0, 1, 0, 0]
+    assert data.terminal.tolist() == flags("..t....t..").tolist()
+    assert data.timeout.tolist() == flags(".........t").tolist()
+    assert [r["rows"] for r in data.info["transforms"] if r["kind"] in ("rows_dropped", "ends_by_reward")] == [3, 2, 2]
+
+
 def test_kitchen_counts_become_gains_and_ends_of_demonstrations_cuts(tmp_path):
     # counts of subtasks done so far; a terminal marks the end of a demonstration, all four done is the end of the task
     counts = [0, 1, 1, 0, 2, 2, 3, 4, 4, 4]
@@ -408,6 +424,11 @@ def test_minari_dictionaries_flatten_in_sorted_order_or_as_chosen(tmp_path):
     assert data.info["transforms"] == [{"kind": "flattened", "column": "obs", "entries": entries}]
     chosen = read(path, reading=Reading(columns={"obs": "observation, desired_goal/*"}))
     assert chosen.obs.tolist() == [[0, 1, 9], [2, 3, 9]]
+    parts["observations/mission"] = [b"go", b"go", b"go"]
+    texts = folder(tmp_path / "texts-v0", [episode(2, **parts)])
+    assert read(texts, reading=Reading(columns={"obs": "achieved_goal"})).obs.tolist() == [[6], [7]]
+    with pytest.raises(DataError, match=r"'mission' holds .*; give numbers"):
+        read(texts)
     with pytest.raises(DataError, match="no column fits 'observations'; did you mean 'observation'"):
         read(path, reading=Reading(columns={"obs": "observations"}))
     with pytest.raises(DataError, match="column 'reward' has one place"):
@@ -497,6 +518,86 @@ def test_minari_reads_what_segue_writes_and_the_reverse(tmp_path, monkeypatch):
         assert data.terminal.tolist() == flags("..t...").tolist()
         assert data.timeout.tolist() == flags(".....t").tolist()
         assert data.name == f"ns/{layout}-v0"
+
+
+def arrow(path, layout="arrow", rows=3, options=None, **changes):
+    """Minari's Arrow or Parquet layout: one episode of `rows` - 1 steps, padded."""
+    place = path / "data" / "0"
+    place.mkdir(parents=True)
+    (place.parent / "metadata.json").write_text(json.dumps({"data_format": layout}))
+    made = {
+        "observations": pa.array([[float(i), 0.5] for i in range(rows)], pa.list_(pa.float32(), 2)),
+        "actions": pa.array([[0.25]] * rows, pa.list_(pa.float32(), 1)),
+        "rewards": pa.array([1.0] * rows),
+        "terminations": pa.array([False] * rows),
+        "truncations": pa.array([i == rows - 2 for i in range(rows)]),
+    }
+    made.update(changes)
+    table = pa.table({key: value for key, value in made.items() if value is not None})
+    if layout == "parquet":
+        pq.write_table(table, place / "part-0.parquet")
+        return path
+    with pa.ipc.new_file(str(place / "part-0.arrow"), table.schema, options=options) as out:
+        out.write_table(table)
+    return path
+
+
+@pytest.mark.parametrize("layout", ["arrow", "parquet"])
+def test_minari_tables_are_read_as_far_as_they_are_wanted(tmp_path, monkeypatch, layout):
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "1MB")
+    much = pa.array([b"x" * 2**20] * 3)  # what is not wanted may be large, and hold anything
+    assert read(arrow(tmp_path / "a-v0", layout, infos=much)).obs.tolist() == [[0, 0.5], [1, 0.5]]
+    goal = pa.StructArray.from_arrays([pa.array([7.0, 8, 9])], ["kettle"])
+    struct = pa.StructArray.from_arrays([pa.array([[0.0], [1], [2]]), much, goal], ["state", "mission", "goal"])
+    path = arrow(tmp_path / "b-v0", layout, observations=struct)
+    data = read(path, reading=Reading(columns={"obs": "goal/*, state"}))
+    assert data.next_obs.tolist() == [[8, 1], [9, 2]]
+    assert data.info["transforms"][0]["entries"] == ["goal/kettle", "state"]
+    with pytest.raises(DataError, match="may be used; allow more"):
+        read(path)
+    monkeypatch.delenv("SEGUE_MEMORY_LIMIT")
+    with pytest.raises(DataError, match="'mission' holds binary; give numbers"):
+        read(path)
+    with pytest.raises(DataError, match="no column fits 'stat'; did you mean 'state'"):
+        read(path, reading=Reading(columns={"obs": "stat"}))
+    with pytest.raises(DataError, match="'truncations' is missing"):
+        read(arrow(tmp_path / "c-v0", layout, truncations=None))
+    with pytest.raises(DataError, match="'observations' has an empty cell at row 1"):
+        read(arrow(tmp_path / "d-v0", layout, observations=pa.array([[1.0], None, None])))
+
+
+@pytest.mark.parametrize("layout", ["arrow", "parquet"])
+def test_minari_tables_may_not_promise_more_than_fits(tmp_path, monkeypatch, layout):
+    rows = 50_000
+    zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(8 * rows)), 8)  # 3.2 MB, of which Parquet stores little
+    path = arrow(tmp_path / "a-v0", layout, rows, observations=zeros)
+    assert read(path).size == rows - 1
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "2MB")
+    fails(path, "its columns take .* allow more")
+    monkeypatch.delenv("SEGUE_MEMORY_LIMIT")
+    monkeypatch.setattr("segue.tasks.formats.common.SUSPECT", (10**6, 100 if layout == "parquet" else 0.5))
+    fails(path, "'observations.* declares 3200000 bytes")
+
+
+def test_arrow_files_that_are_refused(tmp_path):
+    for packed in ("zstd", "lz4"):
+        path = arrow(tmp_path / f"{packed}-v0", options=pa.ipc.IpcWriteOptions(compression=packed))
+        fails(path, "its columns are compressed")
+    words = arrow(tmp_path / "words-v0", infos=pa.array(["a", "a", "b"]).dictionary_encode())
+    assert read(words).size == 2
+    file = words / "data" / "0" / "part-0.arrow"
+    whole = file.read_bytes()
+    for share in (0.3, 0.6, 0.99):
+        file.write_bytes(whole[: int(share * len(whole))])
+        fails(words, "truncated")
+    nothing = pa.Array.from_buffers(pa.list_(pa.float32(), 0), 2**40, [None], children=[pa.array([], pa.float32())])
+    batch = pa.record_batch([nothing] * 5, ["observations", "actions", "rewards", "terminations", "truncations"])
+    long = pa.ipc.IpcWriteOptions(allow_64bit=True)
+    with pa.ipc.new_file(str(file), batch.schema, options=long) as out:
+        out.write_batch(batch)
+    fails(words, "broken or hostile")  # 2^40 rows of nothing
+    file.write_bytes(b"PAR1" * 9)
+    fails(words, "no Arrow file")
 
 
 def test_minari_ids_lead_nowhere_else(tmp_path, monkeypatch):
@@ -679,6 +780,8 @@ def test_bad_lines_of_a_csv_are_named(tmp_path, line, words):
         ("", {}, "no rows"),
         ("obs,action\n", {}, "no rows"),
         ("1,2\n3,4\n", {}, "line 1 holds numbers"),
+        ("\nobs,action,reward\n1,2,3\n", {}, "line 1 is blank; it must name the columns"),
+        (" , \n1,2\n", {}, "line 1 is blank"),
         ("a,a\n1,2\n", {}, "'a' occurs twice"),
         ("s_0,u\n1,2\n", {}, "no column for 'obs'; name it, as in obs=PATTERN; there are: s_0, u"),
         ("s_0,u\n1,2\n", {"columns": {"obs": "t_*"}}, r"no column fits 't_\*'"),
@@ -711,6 +814,12 @@ def test_a_csv_that_was_changed_after_its_export(tmp_path):
     write(dataset_from_arrays(columns(), "x"), path)
     path.write_text(path.read_text() + "\n")
     with pytest.raises(DataError, match=r"changed after segue wrote it; remove a\.csv\.json"):
+        read(path)
+    for others in ("[1, 2]", '{"columns": ["segue"]}', "no JSON", "\0\xff"):
+        (tmp_path / "a.csv.json").write_bytes(others.encode("latin-1"))  # of another program
+        assert read(path).hash == dataset_from_arrays(columns(), "x").hash
+    (tmp_path / "a.csv.json").write_text('{"segue": "{')  # ours, cut short
+    with pytest.raises(DataError, match=r"a\.csv\.json is not JSON"):
         read(path)
     (tmp_path / "a.csv.json").unlink()
     assert read(path).hash == dataset_from_arrays(columns(), "x").hash
@@ -832,6 +941,8 @@ def test_an_envelope_that_is_none(tmp_path):
         ("[1]", "not a JSON object"),
         ('{"format": 9}', "format 9 is not known to this version"),
         ('{"format": 1, "name": 3, "info": {}}', "name and info are missing"),
+        ('{"format": 1, "name": "x", "info": {"transforms": 5}}', "'transforms' is no list of objects"),
+        ('{"format": 1, "name": "x", "info": {"transforms": [{}]}}', "'transforms' is no list of objects"),
     ):
         fails(hdf5(tmp_path / "a.hdf5", columns(), segue0=seal), words)
     whole = '{"format": 1, "name": "x", "info": {}}'
@@ -903,6 +1014,9 @@ def seed(kind):
                 write(dataset, Path(place) / name)
                 SEEDS[name] = (Path(place) / name).read_bytes()
             SEEDS["m.hdf5"] = (folder(Path(place) / "m-v0", [episode(3)]) / "data" / "main_data.hdf5").read_bytes()
+            for layout in ("arrow", "parquet"):
+                made = arrow(Path(place) / f"{layout}-v0", layout)
+                SEEDS[f"m.{layout}"] = (made / "data" / "0" / f"part-0.{layout}").read_bytes()
             SEEDS["o.npz"] = archive(Path(place) / "o.npz", rewards=np.zeros(7), masks=np.ones(7)).read_bytes()
     return SEEDS[kind]
 
@@ -914,7 +1028,13 @@ def feed(tmp_path_factory, kind, raw):
     if kind == "m.hdf5":
         (place / "metadata.json").write_text('{"data_format": "hdf5"}')
         path = place / "main_data.hdf5"
-    path.write_bytes(raw)
+    if kind in ("m.arrow", "m.parquet"):
+        (place / "metadata.json").write_text(json.dumps({"data_format": kind[2:]}))
+        (place / "0").mkdir()
+        (place / "0" / f"part-0.{kind[2:]}").write_bytes(raw)
+        path = place
+    else:
+        path.write_bytes(raw)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -926,10 +1046,11 @@ def feed(tmp_path_factory, kind, raw):
         shutil.rmtree(place)
 
 
+FED = ["a.npz", "a.hdf5", "a.csv", "a.parquet", "m.hdf5", "m.arrow", "m.parquet", "o.npz"]
 FUZZ = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@pytest.mark.parametrize("kind", ["a.npz", "a.hdf5", "a.csv", "a.parquet", "m.hdf5", "o.npz"])
+@pytest.mark.parametrize("kind", FED)
 @FUZZ
 @given(data=st.data())
 def test_mutated_files_end_in_one_error(tmp_path_factory, kind, data):
@@ -943,7 +1064,7 @@ def test_mutated_files_end_in_one_error(tmp_path_factory, kind, data):
     feed(tmp_path_factory, kind, bytes(raw))
 
 
-@pytest.mark.parametrize("kind", ["a.npz", "a.hdf5", "a.csv", "a.parquet", "m.hdf5", "o.npz"])
+@pytest.mark.parametrize("kind", FED)
 @FUZZ
 @given(head=st.booleans(), raw=st.binary(max_size=200))
 def test_arbitrary_bytes_end_in_one_error(tmp_path_factory, kind, head, raw):

@@ -1,5 +1,6 @@
 """The linter: every finding by hand, nothing of clean data, and an error exactly where the entrance refuses."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -286,30 +287,52 @@ def test_memory_maps_and_progress(tmp_path):
     assert done == [(60, 60)]
 
 
+GOOD = st.sampled_from([0.0, 1.0, -1.0, 0.5])
 CELL = st.sampled_from([0.0, 1.0, -1.0, 0.5, 1.0005, 1.5, np.nan, np.inf, 3e38, 1e39, 2.0])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(data=st.data())
 def test_an_error_is_what_the_entrance_refuses(data):
     n = data.draw(st.integers(0, 5))
     dtype = data.draw(st.sampled_from([np.float32, np.float64]))
-    cells = lambda *shape: np.array(
-        data.draw(st.lists(CELL, min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))
-    ).reshape(shape)
+
+    def cells(*shape):
+        size, cell = int(np.prod(shape)), data.draw(st.sampled_from([GOOD, GOOD, CELL]))
+        return np.array(data.draw(st.lists(cell, min_size=size, max_size=size))).reshape(shape)
+
     with np.errstate(over="ignore"):
         columns = {"obs": cells(n, 1).astype(dtype), "action": cells(n, 1).astype(dtype), "reward": cells(n)}
         if data.draw(st.booleans()):
             columns["next_obs"] = cells(n, 1).astype(dtype)
     for flag in ("terminal", "timeout"):
         if data.draw(st.booleans()):
-            columns[flag] = np.array(data.draw(st.lists(st.sampled_from([0, 1, 1, 0, 2]), min_size=n, max_size=n)))
-    limit = data.draw(st.sampled_from([None, 0, 1, 2]))
-    high = data.draw(st.sampled_from([None, 2.0, -1.0]))
+            values = data.draw(st.sampled_from([[0, 1], [0, 1], [0, 1, 2]]))
+            columns[flag] = np.array(data.draw(st.lists(st.sampled_from(values), min_size=n, max_size=n)))
+    given_options = {
+        "max_episode_steps": data.draw(st.sampled_from([None, 0, 1, 2])),
+        "action_high": data.draw(st.sampled_from([None, 2.0, -1.0, -1 + 1e-6])),
+        "clip_actions": data.draw(st.booleans()),
+        "terminals": data.draw(st.sampled_from(["end", "cut"])),
+    }
     try:
-        dataset_from_arrays(columns, "x", max_episode_steps=limit, action_high=high)
+        json.dumps(dataset_from_arrays(columns, "x", **given_options).info, allow_nan=False)
         refused = None
     except DataError as error:
         refused = str(error)
-    errors = [f for f in lint(columns, max_episode_steps=limit, action_high=high) if f.severity == "error"]
+    errors = [f for f in lint(columns, **given_options) if f.severity == "error"]
     assert bool(errors) == (refused is not None), (refused, errors)
+
+
+def test_actions_that_no_clipping_mends():
+    columns = clean()
+    columns["action"] = columns["action"].astype(np.float64)
+    columns["action"][3, 1] = 1e39  # no float32
+    assert [f[:2] for f in found(columns, clip_actions=True)] == [("error", "not finite"), ("error", "action range")]
+    columns["action"][3, 1] = 3e38  # one, but not in units of these bounds
+    bounded = {"action_low": -1e-3, "action_high": 1e-3, "clip_actions": True}
+    (error,) = (f for f in lint(columns, **bounded) if f.severity == "error")
+    assert error.rule == "action range"
+    assert "float32 cannot hold them" in error.way_out
+    with pytest.raises(DataError, match="'action' has NaN or infinity, first at row 3"):
+        dataset_from_arrays(columns, "x", **bounded)

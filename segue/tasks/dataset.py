@@ -157,8 +157,9 @@ def dataset_from_arrays(
     ``rewards`` says what the reward of a row is: of its transition; ``"observation"``: of the observation before the
     step, so that a transition is paid by the row after it, and the last row of a cut episode, whose reward is unknown,
     is dropped; ``"count"``: how many subtasks are done so far, so that a transition is paid what it adds to the most of
-    its episode. Where a reward, as it stands in the column, is at least ``terminal_reward``, the MDP ends, and the rest
-    of the episode is dropped.
+    its episode. Where a reward, as it stands in the column, is at least ``terminal_reward``, the MDP ends with the
+    transition that it belongs to, and the rest of the episode is dropped. With ``"observation"`` that is the transition
+    which leads to the paid observation; one that an episode begins with ends nothing.
 
     ``info["transforms"]`` gets one object for each of these that changed something. Raises ``DataError`` naming column
     and row, ``ConfigError`` for an unknown option.
@@ -194,6 +195,8 @@ def assemble(
 ) -> Dataset:
     """`dataset_from_arrays`; arrays that are `owned`, as a reader's are, may be overwritten, which saves copies."""
     check_options(rewards, terminals)
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise DataError(f"{name}: max_episode_steps is {max_episode_steps}; it must be at least 1")
     report: dict[str, Any] = dict(info or {})
     done: list[dict[str, Any]] = list(report.pop("transforms", ()))
     known = _match(columns, name, report.pop("ignored_columns", ()))
@@ -237,9 +240,9 @@ def assemble(
             done.append({"kind": "rows_dropped", "rows": int(fresh.sum()), "reason": reason})
             dropped[fresh] = True
 
-    counts = reward
+    paid = reward  # as it stands in the column, at the row of its transition
     if rewards == "count":
-        reward = _gains(counts, terminal | timeout)
+        reward = _gains(paid, terminal | timeout)
         done.append({"kind": "rewards_are_gains", "of": "the count of subtasks done"})
     elif rewards == "observation":
         if terminal.any():
@@ -247,11 +250,11 @@ def assemble(
                 f"{name}: row {int(np.argmax(terminal))} is terminal, and the reward of the observation that it leads "
                 "to is in no row; read the file with rewards='transition'"
             )
-        reward = np.append(counts[1:], np.float32(0))
+        reward = paid = np.append(paid[1:], np.float32(0))
         drop(timeout, "last of a cut episode: the reward of its step is in no row")
         done.append({"kind": "rewards_shifted", "rows": 1, "reason": "they belong to the observation before the step"})
     if terminal_reward is not None:
-        reached = counts >= terminal_reward
+        reached = (paid >= terminal_reward) & ~dropped  # the reward of a dropped row is not known
         after = _after_first(reached, terminal | timeout)
         terminal |= reached & ~after
         timeout &= ~terminal
@@ -442,15 +445,13 @@ def _unit_actions(
         raise DataError(
             f"{name}: action bounds are [{lo.tolist()}, {hi.tolist()}]; they must be finite, low below high"
         )
-    _finite(array, key, name)
-    if (lo == -1).all() and (hi == 1).all():
-        with np.errstate(over="ignore"):
-            unit = np.ascontiguousarray(array, np.float32)  # exact: no rounding by the map
-    else:
-        unit = np.empty(array.shape, np.float32)
+    unit = _float32(array, key, name)  # exact where nothing is mapped
+    if (lo != -1).any() or (hi != 1).any():
+        unit = np.empty(array.shape, np.float32) if unit is array else unit
         with np.errstate(over="ignore"):
             for piece in pieces(len(array)):
                 unit[piece] = 2 * (array[piece].astype(np.float64) - lo) / (hi - lo) - 1
+        _finite(unit, key, name)
         done.append({"kind": "actions_mapped", "low": lo.tolist(), "high": hi.tolist()})
     least, most = float(unit.min()), float(unit.max())
     if least >= -1 and most <= 1:
@@ -488,7 +489,7 @@ def _ends(
     if "timeout" in flags:
         timeout = flags["timeout"] & ~terminal
     elif max_episode_steps is not None:
-        timeout = _time_limit(terminal | gap, max_episode_steps, name) & ~terminal
+        timeout = _time_limit(terminal | gap, max_episode_steps) & ~terminal
         done.append({"kind": "time_limit", "steps": int(max_episode_steps), "rows": int(timeout.sum())})
     else:
         timeout = np.zeros(rows, bool)
@@ -536,10 +537,8 @@ def _taken(array: np.ndarray, index: np.ndarray, owned: bool) -> np.ndarray:
     return array[: len(index)]
 
 
-def _time_limit(end: np.ndarray, limit: int, name: str) -> np.ndarray:
+def _time_limit(end: np.ndarray, limit: int) -> np.ndarray:
     """Rows at which `limit` steps have passed since the last end."""
-    if limit < 1:
-        raise DataError(f"{name}: max_episode_steps is {limit}; it must be at least 1")
     starts = np.concatenate([[0], np.flatnonzero(end[:-1]) + 1])
     step = np.arange(len(end)) - np.repeat(starts, np.diff(starts, append=len(end)))
     return (step + 1) % limit == 0

@@ -2,7 +2,7 @@
 
 An *error* is what the entrance refuses. A *warning* is what it takes and what usually means that the data were recorded
 or converted wrongly. A *note* is what a reader of results should know. Columns are read in pieces, so they may be
-memory maps; of a row are kept a hash of 8 bytes and its flags.
+memory maps; of a row are kept a hash and flags, which with their sorting take about 30 bytes.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class _Facts:
         rows = len(raw["obs"])
         self.ranges = {column: _Range(raw[column].shape[1]) for column in REAL if column in raw}
         self.outside, self.beyond = _Rows(), _Rows()
+        self.farthest = 0.0  # largest absolute action in units of [-1, 1]
         self.saturated = np.zeros(len(low), np.int64)
         self.gap = np.zeros(rows, bool)  # the next row starts elsewhere than this one ended
         self.goes_on = np.zeros(rows, bool)  # the next row starts just there
@@ -124,6 +125,7 @@ class _Facts:
         with np.errstate(invalid="ignore"):
             unit = np.abs(2 * (piece.astype(np.float64) - self.low) / (self.high - self.low) - 1)
         largest = unit.max(axis=1)
+        self.farthest = np.fmax.reduce(largest, initial=self.farthest)  # past NaN
         self.outside.add(np.flatnonzero(largest > 1 + SLACK), start)
         self.beyond.add(np.flatnonzero((largest > 1 + AT_BOUND) & (largest <= 1 + SLACK)), start)
         self.saturated += (unit >= 1 - AT_BOUND).sum(axis=0)
@@ -245,12 +247,17 @@ def _actions(facts: _Facts, key: str, clip: bool) -> Iterator[Finding]:
         return
     bounds = f"[{_list(f'{x:.4g}' for x in np.unique(facts.low))}, {_list(f'{x:.4g}' for x in np.unique(facts.high))}]"
     seen = f"{range_.low.min():.4g} to {range_.high.max():.4g}"
+    severity, way_out = "error", "give the bounds that they were recorded with (--env), or --clip-actions"
+    if clip and facts.farthest > LARGEST:
+        way_out = "remove their episodes or mend the bounds: in units of these float32 cannot hold them"
+    elif clip:
+        severity, way_out = "note", "they will be clipped"
     yield from facts.outside.of(
-        "note" if clip else "error",
+        severity,
         "action range",
         key,
         f"{_rows(facts.outside.count, 'lie')} outside {bounds}; the file's actions run from {seen}",
-        "they will be clipped" if clip else "give the bounds that they were recorded with (--env), or --clip-actions",
+        way_out,
     )
     yield from facts.beyond.of(
         "note",
@@ -349,7 +356,7 @@ def _episodes(facts: _Facts, names: Mapping[str, str], limit: int | None, termin
     if "timeout" in flags:
         cut = flags["timeout"]
     elif limit is not None:
-        cut = _time_limit(terminal | gap, limit, "")
+        cut = _time_limit(terminal | gap, limit)
     else:
         cut = np.zeros(rows, bool)
     yield from _flagged(facts, names, terminal, cut)

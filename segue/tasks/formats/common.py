@@ -24,8 +24,7 @@ from segue.tasks.formats.memory import check_fits
 
 KINDS = ("segue", "npz", "d4rl", "minari", "ogbench", "table")
 FORMAT = 1  # of our own files: columns as in `Dataset`, actions already in [-1, 1]
-LARGEST = 64 * 2**30  # bytes that one column of a file may declare
-SUSPECT = 2**30, 1000  # columns larger than the first and packed tighter than the second are refused
+SUSPECT = 2**30, 1000  # bytes, times: columns larger than the first and packed tighter than the second are refused
 WANTED = {*COLUMNS, *D4RL.values()}  # names of columns that are read
 
 
@@ -126,20 +125,23 @@ def parsing(path: Path | str, what: str) -> Iterator[None]:
 
 
 class Sizes:
-    """Adds up what a file declares, and refuses what it cannot hold."""
+    """Adds up what a file declares. What it cannot hold is refused as hostile, what the memory cannot as large."""
 
     def __init__(self, path: Path | str, whole: bool = True) -> None:
         self.path, self.declared, self.stored = path, 0, 0
         self.whole = whole  # whether all of it is to be held in memory
 
-    def add(self, size: int, stored: int, where: str) -> None:
-        """A column of `size` bytes in memory that takes `stored` bytes of the file. Raises ``DataError``."""
+    def add(self, size: int, stored: int, where: str, passing: int = 0) -> None:
+        """A column that takes `stored` bytes of the file, `size` of memory, and `passing` more while it is read.
+
+        Raises ``DataError``.
+        """
         self.declared, self.stored = self.declared + size, self.stored + stored
         for what, n, m in ((where, size, stored), (f"{self.path}", self.declared, self.stored)):
-            if n > LARGEST or (n > SUSPECT[0] and n > SUSPECT[1] * max(m, 1)):
+            if n > SUSPECT[0] and n > SUSPECT[1] * max(m, 1):
                 raise DataError(f"{what} declares {n} bytes and stores {m}: refused as a broken or hostile file")
         if self.whole:
-            check_fits(self.path, self.declared)
+            check_fits(self.path, self.declared + passing)
 
 
 def target(dtype: np.dtype, narrow: bool) -> np.dtype:
@@ -173,7 +175,17 @@ def opened(text: Any, where: str) -> tuple[str, dict[str, Any]]:
         )
     if not isinstance(info, dict) or not isinstance(name, str):
         raise DataError(f"{where}: name and info are missing or no JSON object; export the dataset again")
-    return name, info
+    return name, checked_info(info, where)
+
+
+def checked_info(info: dict[str, Any], where: str) -> dict[str, Any]:
+    """The info of a file of our own, its transforms a list of objects with a kind. Raises ``DataError``."""
+    transforms = info.get("transforms", [])
+    if not isinstance(transforms, list) or not all(
+        isinstance(record, dict) and isinstance(record.get("kind"), str) for record in transforms
+    ):
+        raise DataError(f"{where}: 'transforms' is no list of objects, each with a 'kind'; export the dataset again")
+    return info
 
 
 def parsed_json(text: Any, where: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from segue.tasks.formats.common import (
     target,
     writing,
 )
+from segue.tasks.formats.memory import fits
 
 SEAL = "segue{}"  # attributes of our own files: our envelope in pieces
 PIECE = 60_000  # bytes; HDF5 takes 64 KiB
+CHUNK = 2**24  # bytes that a chunk may unpack to, however few the values are
+LOOSE = 4  # size of a larger chunk, in units of all values of its array, above which it is refused
 FILTERS = {
     1,
     2,
@@ -119,7 +123,14 @@ def checked(group: Any, key: str, where: str, sizes: Sizes) -> Any:
     packed = {properties.get_filter(i)[0] for i in range(properties.get_nfilters())}
     if packed - FILTERS:
         raise DataError(f"{where} is packed by a plug-in (filter {min(packed - FILTERS)}); store it with gzip")
-    sizes.add(found.size * found.dtype.itemsize, found.id.get_storage_size(), where)
+    size = found.size * found.dtype.itemsize
+    chunk = math.prod(found.chunks) * found.dtype.itemsize if found.chunks else 0
+    if chunk > max(CHUNK, LOOSE * size) or not fits(chunk):
+        raise DataError(
+            f"{where} holds {size} bytes in chunks of {chunk}, each of which is unpacked as a whole; store it in "
+            "chunks of a megabyte"
+        )
+    sizes.add(size, found.id.get_storage_size(), where, chunk)
     return found
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,11 @@ from segue.tasks.formats.common import Raw, Reading, Sizes, complete, matching, 
 ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+")
 VERSION = "0.5.4"  # of Minari, whose layout is written
 MAIN = "main_data.hdf5"
+FLAGS = ("rewards", "terminations", "truncations")
+MAGIC = b"ARROW1\0\0"  # before the stream of messages that an Arrow file holds
+KIND, HEADER, CUSTOM = 1, 2, 4  # fields of an Arrow message: what it is, the table of that, metadata of its own
+DICTIONARY, BATCH = 2, 3  # kinds of messages
+COMPRESSION = 3  # field of a batch
 LARGEST_METADATA = 2**26  # bytes
 DEPTH = 4  # of nested observations
 FLAT = {"obs": "observations", "action": "actions"}  # our column -> where the entries of an episode lie
@@ -211,8 +217,11 @@ def _hdf5(path: Path, reading: Reading) -> Iterator[Episode]:
 
             parts = {}
             for column, name in FLAT.items():
-                chosen = _chosen(_leaves(group, name, where, sizes), column, reading, where)
-                parts[column] = {leaf: found[()] for leaf, found in chosen.items()}
+                chosen = _chosen(_leaves(group, name, where), column, reading, where)
+                parts[column] = {
+                    leaf: hdf5.checked(parent, key, f"{where}: {leaf!r}", sizes)[()]
+                    for leaf, (parent, key) in chosen.items()
+                }
             yield Episode(
                 **parts, reward=array("rewards"), terminal=array("terminations"), timeout=array("truncations")
             )
@@ -229,18 +238,18 @@ def _group(parent: Any, key: str, where: str) -> Any:
     return found
 
 
-def _leaves(group: Any, name: str, where: str, sizes: Sizes, depth: int = DEPTH) -> dict[str, Any]:
-    """``{"observations": array}``, or the arrays of a group by their path in it: ``{"desired_goal/kettle": ...}``."""
+def _leaves(group: Any, name: str, where: str, depth: int = DEPTH) -> dict[str, tuple[Any, str]]:
+    """Parent and key of ``observations``, or of all that is not a group in it: ``desired_goal/kettle``."""
     import h5py
 
     if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group[name], h5py.Group):
-        return {name: hdf5.checked(group, name, f"{where}: {name!r}", sizes)}
+        return {name: (group, name)}
     if not depth:
         raise DataError(f"{where}: {name!r} is nested deeper than {DEPTH} groups; flatten it")
     found = {}
     for key in map(str, group[name]):
-        for path, array in _leaves(group[name], key, f"{where}: {name!r}", sizes, depth - 1).items():
-            found[path if path == key else f"{key}/{path}"] = array
+        for path, place in _leaves(group[name], key, f"{where}: {name!r}", depth - 1).items():
+            found[path if path == key else f"{key}/{path}"] = place
     return found
 
 
@@ -250,55 +259,137 @@ def _leaves(group: Any, name: str, where: str, sizes: Sizes, depth: int = DEPTH)
 def _arrow(folder: Path, layout: str, reading: Reading) -> Iterator[Episode]:
     from segue.tasks.formats.table import pyarrow, vectors
 
-    pa = pyarrow(folder)
-    numbers = sorted(int(part.name) for part in folder.iterdir() if part.is_dir() and part.name.isdecimal())
+    pa, sizes = pyarrow(folder), Sizes(folder)
+    part = _arrow_part if layout == "arrow" else _parquet_part
+    numbers = sorted(int(found.name) for found in folder.iterdir() if found.is_dir() and found.name.isdecimal())
     for number in numbers:
-        tables = []
-        for file in sorted((folder / str(number)).glob(f"*.{layout}")):
-            if layout == "arrow":
-                with pa.memory_map(str(file)) as source:
-                    tables.append(pa.ipc.open_file(source).read_all())
-            else:
-                tables.append(pa.parquet.ParquetFile(file).read())
         where = f"{folder}: episode {number}"
-        if not tables:
+        files = sorted((folder / str(number)).glob(f"*.{layout}"))
+        if not files:
             raise DataError(f"{where}: no .{layout} file; download the dataset again")
-        table = pa.concat_tables(tables)
-        table.validate(full=True)
-        missing = {"observations", "actions", "rewards", "terminations", "truncations"} - set(table.column_names)
-        if missing:
-            raise DataError(f"{where}: column {min(missing)!r} is missing; download the dataset again")
-
-        def leaves(name: str, table: Any = table, where: str = where) -> dict[str, Any]:
-            return {path: vectors(array, f"{where}: {path!r}") for path, array in _fields(pa, table[name], name, where)}
-
-        steps = table.num_rows - 1  # observations have one row more, and the other columns are padded
-        flat = {
-            name: vectors(table[name], f"{where}: {name!r}")[:steps] for name in table.column_names if name in FLAGS
+        parts = [part(pa, file, reading, sizes, where) for file in files]
+        if any(found.keys() != parts[0].keys() for found in parts):
+            raise DataError(f"{where}: its files differ in their columns; download the dataset again")
+        chunks = {path: [chunk for found in parts for chunk in found[path].chunks] for path in parts[0]}
+        arrays = {
+            path: vectors(pa.chunked_array(found, parts[0][path].type), f"{where}: {_label(path)!r}")
+            for path, found in chunks.items()
+        }
+        steps = len(arrays["rewards",]) - 1  # observations have one row more, and the other columns are padded
+        leaves = {
+            column: {_label(path): array for path, array in arrays.items() if path[0] == name}
+            for column, name in FLAT.items()
         }
         yield Episode(
-            _chosen(leaves("observations"), "obs", reading, where),
-            {leaf: rows[:steps] for leaf, rows in _chosen(leaves("actions"), "action", reading, where).items()},
-            *(flat[name] for name in FLAGS),
+            leaves["obs"],
+            {leaf: rows[:steps] for leaf, rows in leaves["action"].items()},
+            *(arrays[name,][:steps] for name in FLAGS),
         )
 
 
-FLAGS = ("rewards", "terminations", "truncations")
+def _wanted(pa: Any, schema: Any, reading: Reading, where: str) -> list[tuple[str, ...]]:
+    """Where the columns lie that are read: their names, and those of the fields in structs, from the outermost."""
+    missing = {*FLAT.values(), *FLAGS} - set(schema.names)
+    if missing:
+        raise DataError(f"{where}: column {min(missing)!r} is missing; download the dataset again")
+    found: list[tuple[str, ...]] = [(name,) for name in FLAGS]
+    for column, name in FLAT.items():
+        leaves = {_label(path): path for path in _fields(pa, schema.field(name), where)}
+        found += _chosen(leaves, column, reading, where).values()
+    return found
 
 
-def _fields(pa: Any, array: Any, name: str, where: str, depth: int = DEPTH) -> Iterator[tuple[str, Any]]:
-    """Path and chunked array of each leaf of a struct, or the array itself under its name."""
-    if not pa.types.is_struct(array.type):
-        yield name, array
+def _fields(pa: Any, field: Any, where: str, depth: int = DEPTH) -> Iterator[tuple[str, ...]]:
+    """Names on the way to each leaf of a struct, or that of the field itself."""
+    if not pa.types.is_struct(field.type):
+        yield (field.name,)
         return
     if not depth:
-        raise DataError(f"{where}: {name!r} is nested deeper than {DEPTH} structs; flatten it")
-    if array.null_count:
-        raise DataError(f"{where}: {name!r} has empty rows; download the dataset again")
-    for i, part in enumerate(array.type):
-        inner = pa.chunked_array([chunk.field(i) for chunk in array.chunks], type=part.type)
-        for path, leaf in _fields(pa, inner, part.name, where, depth - 1):
-            yield (path if path == part.name else f"{part.name}/{path}"), leaf
+        raise DataError(f"{where}: {field.name!r} is nested deeper than {DEPTH} structs; flatten it")
+    for inner in field.type:
+        for path in _fields(pa, inner, where, depth - 1):
+            yield field.name, *path
+
+
+def _label(path: tuple[str, ...]) -> str:
+    """``observations``, or the place in it: ``desired_goal/kettle``."""
+    return "/".join(path[1:]) or path[0]
+
+
+def _arrow_part(pa: Any, file: Path, reading: Reading, sizes: Sizes, where: str) -> dict[tuple[str, ...], Any]:
+    """The wanted columns of an Arrow file by their paths, still in the file.
+
+    Of its two layouts the stream is read and not the footer, which may name the same bytes again and again.
+    """
+    with pa.memory_map(str(file)) as source:
+        held = source.read_buffer()
+    if bytes(held[: len(MAGIC)]) != MAGIC or not bytes(held[-len(MAGIC) :]).endswith(MAGIC.rstrip(b"\0")):
+        raise DataError(f"{file}: no Arrow file, or a truncated one; download the dataset again")
+    stream = held[len(MAGIC) :]
+    for message in pa.ipc.MessageReader.open_stream(stream):
+        if _packed(memoryview(message.metadata)):
+            raise DataError(f"{file}: its columns are compressed, which Minari's never are; write them without")
+    schema = pa.ipc.open_stream(stream).schema
+    wanted = _wanted(pa, schema, reading, where)
+    indices = sorted({schema.get_field_index(path[0]) for path in wanted})
+    table = pa.ipc.open_stream(stream, options=pa.ipc.IpcReadOptions(included_fields=indices)).read_all()
+    found = {path: _at(pa, table, path, where) for path in wanted}
+    for path, array in found.items():
+        sizes.add(max(array.nbytes, 8 * len(array)), file.stat().st_size, f"{where}: {_label(path)!r}")
+        array.validate(full=True)
+    return found
+
+
+def _parquet_part(pa: Any, file: Path, reading: Reading, sizes: Sizes, where: str) -> dict[tuple[str, ...], Any]:
+    """The wanted columns of a Parquet file by their paths."""
+    from segue.tasks.formats.table import check_declared
+
+    with pa.parquet.ParquetFile(file, memory_map=True) as source:
+        wanted = _wanted(pa, source.schema_arrow, reading, where)
+        names = [".".join(path) for path in wanted]
+        check_declared(source.metadata, names, file, sizes)
+        table = source.read(names)
+    found = {path: _at(pa, table, path, where) for path in wanted}
+    for array in found.values():
+        array.validate(full=True)
+    return found
+
+
+def _at(pa: Any, table: Any, path: tuple[str, ...], where: str) -> Any:
+    """The chunked array at the end of a path."""
+    array = table[path[0]]
+    for name in path[1:]:
+        if array.null_count:
+            raise DataError(f"{where}: {path[0]!r} has empty rows; download the dataset again")
+        inner = [chunk.field(name) for chunk in array.chunks]
+        array = pa.chunked_array(inner, array.type.field(name).type)
+    return array
+
+
+def _packed(message: memoryview) -> bool:
+    """Whether a message of Arrow's compresses its buffers, from its flatbuffer: tables with offsets to their fields."""
+
+    def number(kind: str, at: int) -> int:
+        return struct.unpack_from(f"<{kind}", message, at)[0]
+
+    def field(table: int, index: int) -> int:
+        """Where a field of a table lies, 0 where it is not set."""
+        offsets = table - number("i", table)
+        place = 4 + 2 * index
+        shift = number("H", offsets + place) if place < number("H", offsets) else 0
+        return table + shift if shift else 0
+
+    root = number("I", 0)
+    if field(root, CUSTOM):  # where files before version 1.0 kept it
+        return True
+    kind, header = field(root, KIND), field(root, HEADER)
+    table = header + number("I", header) if header else 0
+    if kind and message[kind] == DICTIONARY:
+        inner = field(table, 1)
+        table = inner + number("I", inner)
+    elif not kind or message[kind] != BATCH:
+        return False
+    return bool(field(table, COMPRESSION))
 
 
 # --------------------------------------------------------------------------------------------------------------- write

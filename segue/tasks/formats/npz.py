@@ -17,6 +17,7 @@ from segue.tasks.formats.common import (
     Raw,
     Reading,
     Sizes,
+    checked_info,
     complete,
     info_text,
     parsed_json,
@@ -41,7 +42,7 @@ def load(path: Path, reading: Reading, narrow: bool) -> Raw:
         return Raw(arrays, info | ({"ignored_columns": ignored} if ignored else {}), False, path.stem)
     if version.shape != () or version.dtype.kind not in "iu" or int(version) != FORMAT:
         raise DataError(f"{path}: format {version} is not known to this version, which reads {FORMAT}; update segue")
-    info = parsed_json(text, f"{path}: 'info'")
+    info = checked_info(parsed_json(text, f"{path}: 'info'"), f"{path}: 'info'")
     complete(arrays, path)
     return Raw({column: arrays[column] for column in COLUMNS if column in arrays}, info, True, name)
 

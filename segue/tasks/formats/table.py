@@ -40,6 +40,8 @@ VECTORS = ("obs", "action", "next_obs")
 TRUTH = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}  # texts of flags, in lower case
 WIDE = 64  # characters that a flag or the name of an episode may have, less one
 BATCH = 2**16  # rows of a Parquet file that are decoded at a time
+OURS = re.compile(r'\s*\{\s*"segue"\s*:')  # how the file beside a CSV of our own begins
+HEAD = 64  # characters of it that are looked at
 SEAL = b"segue"  # key of our envelope in a Parquet file's metadata
 
 
@@ -114,6 +116,8 @@ def _csv(path: Path, reading: Reading, narrow: bool) -> Raw:
             skip, rows = reader.line_num, next(reader, None)
         if rows is None:
             raise DataError(f"{path}: no rows; line 1 names the columns, and each line after it holds a transition")
+        if not any(names):
+            raise DataError(f"{path}: line 1 is blank; it must name the columns")
         if all(_number(name) for name in names):
             raise DataError(f"{path}: line 1 holds numbers; it must name the columns")
         seal = _side(path)
@@ -213,9 +217,10 @@ def _side(path: Path) -> tuple[str, dict[str, Any]] | None:
     side = _beside(path)
     if not side.is_file():
         return None
+    with side.open(encoding="utf-8", errors="replace") as file:
+        if not OURS.match(file.read(HEAD)):  # another program's
+            return None
     parsed = parsed_json(side.read_text(encoding="utf-8"), f"{side}")
-    if "segue" not in parsed:
-        return None
     if parsed.get("sha256") != _sha256(path):
         raise DataError(
             f"{path}: the table was changed after segue wrote it; remove {side.name} to read it as any other table, "
@@ -250,7 +255,7 @@ def _parquet(path: Path, reading: Reading, narrow: bool) -> Raw:
         roles, ignored = _roles(names, reading if seal is None else Reading(), path)
         wanted = [name for fits in roles.values() for name in fits]
         cut = reading.episode if seal is None else None
-        _check_declared(file.metadata, [*wanted, *([cut] if cut else [])], path)
+        check_declared(file.metadata, [*wanted, *([cut] if cut else [])], path, Sizes(path))
         rows, row = file.metadata.num_rows, 0
         columns: dict[str, np.ndarray] = {}
         episodes: list[np.ndarray] = []
@@ -285,9 +290,11 @@ def _parquet(path: Path, reading: Reading, narrow: bool) -> Raw:
     return Raw(columns, info | ({"ignored_columns": ignored} if ignored else {}), False, path.stem)
 
 
-def _check_declared(metadata: Any, wanted: list[str], path: Path) -> None:
-    """Refuses columns whose values cannot lie in the file, before any is decoded."""
-    sizes = Sizes(path)
+def check_declared(metadata: Any, wanted: list[str], path: Path, sizes: Sizes) -> None:
+    """Adds the wanted columns of a Parquet file, dots in the names of nested ones, to what is declared.
+
+    Refuses, before any is decoded, columns whose values cannot lie in the file.
+    """
     for group in range(metadata.num_row_groups):
         for place in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(place)
