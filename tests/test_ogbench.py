@@ -135,6 +135,22 @@ def test_scenes_are_paid_by_the_parts_in_place(package):
     assert place.success(obs).tolist() == done.tolist()
 
 
+def test_rows_behind_the_first_in_the_goal_are_left_out(package, monkeypatch):
+    """Two recordings of 8 rows. The first is in the goal at rows 2 to 4 and 7, the second at 0 and 1, and at 5."""
+    monkeypatch.setattr(ogbench, "EPISODE", 8)
+    inside = np.isin(np.arange(16), (2, 3, 4, 7, 8, 9, 13))
+    monkeypatch.setattr(ogbench, "paid", lambda *_: (inside - np.float32(1), inside))
+    data = ogbench.play("cube-single-play", 16)
+    assert data.size == 13
+    assert data.info["left_out"] == 3
+    assert data.reward.tolist() == [-1, -1, 0, -1, -1, 0, 0, -1, -1, -1, 0, -1, -1]
+    assert data.terminal.tolist() == [reward == 0 for reward in data.reward]
+    assert data.lengths.tolist() == [3, 3, 1, 4, 2]
+    assert np.flatnonzero(data.timeout).tolist() == [12]
+    goes_on = (data.obs[1:] == data.next_obs[:-1]).all(1)
+    assert np.flatnonzero(~goes_on).tolist() == [2, 5, 6]  # rows 3 and 4, the second recording, its row 1
+
+
 def test_the_arm_plays_the_same_rows_again(package, monkeypatch, tmp_path):
     monkeypatch.setenv("SEGUE_CACHE", str(tmp_path))
     monkeypatch.setattr(ogbench, "ROWS", 65)

@@ -295,10 +295,26 @@ def test_a_success_rate_counts_whole_episodes():
     task = replace(tasks.get("point-wall"), reference=rate)
     assert [task.score(-1.0, success) for success in (1.0, 0.0, None)] == [100, 0, 0]
     rewards = [-1, -1, 0, -1, -1, -1, -1, 0, 0]  # episodes of 3, 2, 1 and 3
-    columns = {"obs": np.zeros((9, 2)), "action": np.zeros((9, 2)), "reward": rewards, "next_obs": np.zeros((9, 2))}
+    at = np.array([0, 1, 2, 10, 11, 20, 30, 31, 32.0])[:, None]
+    columns = {"obs": at, "action": np.zeros((9, 2)), "reward": rewards, "next_obs": at + 1}
     data = dataset_from_arrays({**columns, "terminal": np.isin(np.arange(9), (2, 4, 5, 8))}, "x")
     assert rate.scores(data).tolist() == [100, 0, 0, 100]
     assert Reference("return", -3, 0).scores(data).tolist() == pytest.approx([100 / 3, 100 / 3, 200 / 3, 200 / 3])
+
+
+def test_a_success_rate_counts_recordings():
+    """One that starts twice in the goal and goes on (rows 0 to 4), one without success, one that begins where no terminal
+    row led, one whose first episode was cut by a limit.
+    """
+    at = np.array([0, 1, 2, 3, 4, 10, 11, 20, 30, 31, 32.0])
+    reward = [-1, 0, 0, -1, -1, -1, -1, 0, -1, -1, 0]
+    terminal = np.isin(np.arange(11), (1, 2, 7, 10))
+    timeout = np.isin(np.arange(11), (4, 6, 9))
+    columns = {"obs": at[:, None], "action": np.zeros((11, 1)), "reward": reward, "next_obs": at[:, None] + 1}
+    data = dataset_from_arrays({**columns, "terminal": terminal, "timeout": timeout}, "x")
+    assert data.starts.tolist() == [0, 2, 3, 5, 7, 8, 10]
+    assert Reference("success rate", -3, 0, solved=0).scores(data).tolist() == [100, 0, 100, 0, 100]
+    assert len(Reference("return", -3, 0).scores(data)) == 7
 
 
 def test_a_named_task_learns_from_a_file(tmp_path):

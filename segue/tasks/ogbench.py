@@ -5,7 +5,7 @@ that are not in place yet, and ends when all are. Reward and end of a step belon
 from, as in OGBench's single-task mode. Nothing is downloaded: files of OGBench are read where a user has them.
 
 ``cube-single-play`` and ``scene-play`` learn from rows that OGBench's scripted arm makes, with the numbers of its
-``play`` data: planned motions with temporally correlated noise, a new random aim when one is done, episodes of 1000
+``play`` data: planned motions with temporally correlated noise, a new random aim when one is done, recordings of 1000
 steps. Rewards are computed by ``ogbench.relabel_utils``. They are **not** OGBench's sets: scores on them compare only
 with scores on the same version of the same set.
 
@@ -14,6 +14,9 @@ Departures:
    traces of two random steps in the arm's simulator.
 2. Actions of the data are rounded (`segue.tasks.made`).
 3. OGBench makes an episode of ``scene`` again if the cube left the camera's view; here it stays.
+4. In OGBench's sets every row that starts in the goal ends the task, and so it does in a file of the user's. In the data
+   made here an episode ends with the first such row; the rows behind it are left out until one starts outside the goal
+   again, which begins the next episode.
 """
 
 from __future__ import annotations
@@ -36,9 +39,9 @@ from segue.tasks.success import Success
 from segue.tasks.task import Reference, Task
 
 ROWS = 100_000
-GENERATOR = "1"  # changes whenever the same inputs give other rows
+GENERATOR = "2"  # changes whenever the same inputs give other rows
 VERSION = "v0"  # of the sets
-EPISODE = 1000  # steps of an episode of the data
+EPISODE = 1000  # steps of a recording of the data
 NOISE, SMOOTHING = 0.1, 0.5  # of the planned motions: amplitude, and its correlation in steps
 SIMULATORS = ("mujoco", "ogbench", "dm-control")
 CLOSE = 0.04  # m, of a cube, the drawer and the window to where they belong
@@ -95,9 +98,9 @@ class Place:
         return f"{self.env}-singletask-v0"
 
 
-def _rate(horizon: int) -> Reference:
-    """A failure pays -1 at each of its steps, a success at one fewer at least."""
-    return Reference("success rate", -float(horizon), 0.0, solved=0.0)
+def _rate(worst: int) -> Reference:
+    """The share of episodes that are solved: a step pays 0 in the goal and less outside of it, `worst` a whole episode."""
+    return Reference("success rate", -float(worst), 0.0, solved=0.0)
 
 
 def _mazes() -> dict[str, Place]:
@@ -114,10 +117,8 @@ def _mazes() -> dict[str, Place]:
 
 PLACES = {
     "cube-single-play": Place("cube-single", 28, 5, 200, cube_success, _rate(200), made=True),
-    # its parts pay one by one: 750 steps with two of five parts left pay -1500
-    "scene-play": Place(
-        "scene", 40, 5, 750, scene_success, Reference("success rate", -1500.0, 0.0, solved=0.0), made=True
-    ),
+    # up to five parts of a scene are out of place at a step
+    "scene-play": Place("scene", 40, 5, 750, scene_success, _rate(5 * 750), made=True),
     **_mazes(),
 }
 
@@ -294,7 +295,10 @@ def _oracles(env: Any) -> dict[str, Any]:
 
 
 def play(name: str, rows: int = ROWS, progress: made.Progress | None = None) -> Dataset:
-    """`rows` transitions of the scripted arm, paid for the single task. `progress(done, total)` counts rows."""
+    """`rows` transitions of the scripted arm, paid for the single task, but those that go on in the goal.
+
+    ``info["left_out"]`` counts these. `progress(done, total)` counts rows.
+    """
     place, identity = PLACES[name], dataset_id(name)
     arm = Play(place, name)
     try:
@@ -303,10 +307,17 @@ def play(name: str, rows: int = ROWS, progress: made.Progress | None = None) -> 
         arm.close()
     states = {key: np.array(values) for key, values in arm.states.items() if values}
     reward, done = paid(place, name, states)
-    # a row that starts in place ends the MDP, as in OGBench's sets; the arm plays on in the next one
+    ends = columns["timeout"]  # of the recordings
     columns |= {"reward": reward, "terminal": done, "timeout": columns["timeout"] & ~done}
-    info = {"source": identity, "generator": GENERATOR, "rows": rows, **made.installed(*SIMULATORS)}
-    return dataset_from_arrays(columns, identity, info=info)
+    kept = ~going_on(done, ends)
+    info = {"source": identity, "generator": GENERATOR, "rows": rows, "left_out": int((~kept).sum())}
+    columns = {column: array[kept] for column, array in columns.items()}
+    return dataset_from_arrays(columns, identity, info=info | made.installed(*SIMULATORS))
+
+
+def going_on(inside: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Rows [N] bool that start in the goal (`inside`) as the row before does, within recordings that `ends` close."""
+    return np.append(False, inside[1:] & inside[:-1] & ~ends[:-1])
 
 
 def paid(place: Place, name: str, states: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

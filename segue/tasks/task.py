@@ -40,10 +40,22 @@ class Reference:
         return 100.0 * (return_ - self.minimum) / (self.maximum - self.minimum)
 
     def scores(self, dataset: Dataset) -> np.ndarray:
-        """The score of each episode, [E] float64."""
+        """The score of each episode, [E] float64; where `solved` is given, of each recording.
+
+        A recording that goes on behind the goal is one however many ends of the task it holds: an episode belongs to
+        the one before if it starts, bit for bit, where that one's terminal row led.
+        """
         if self.solved is not None:
-            return 100.0 * (np.maximum.reduceat(dataset.reward, dataset.starts) >= self.solved)
+            return 100.0 * (np.maximum.reduceat(dataset.reward, _recordings(dataset)) >= self.solved)
         return self.score(dataset.returns)  # type: ignore[return-value, arg-type]
+
+
+def _recordings(dataset: Dataset) -> np.ndarray:
+    """First row of each recording, [R] int64: the starts of episodes that do not go on from a terminal row."""
+    starts = dataset.starts[1:]
+    before = starts - 1
+    goes_on = dataset.terminal[before] & (dataset.obs[starts] == dataset.next_obs[before]).all(1)
+    return np.append(0, starts[~goes_on])
 
 
 @dataclass(frozen=True, eq=False)
