@@ -414,6 +414,44 @@ def test_data(behaviours, monkeypatch):
         antmaze.roll_out("umaze", "diverse", 160)
 
 
+@pytest.mark.parametrize("flagged", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_files_of_d4rl_that_go_on_behind_the_goal(tmp_path, flagged, given):
+    """Three recordings of 6 rows: the first is in the goal at rows 2 to 4 and goes on, the second never, the third at
+    its last two rows. `flagged`: a terminal at each paid row.
+    """
+    obs = np.zeros((18, 29), np.float32)
+    obs[:, 0] = np.tile(0.3 * np.arange(6), 3) + np.repeat([0.0, 8.0, 0.0], 6)
+    reward = np.isin(np.arange(18), (2, 3, 4, 16, 17)).astype(np.float32)
+    timeout = np.arange(18) % 6 == 5
+    next_obs = np.append(obs[1:], obs[:1], axis=0)
+    next_obs[timeout] = obs[timeout] + 0.3
+    columns = {"observations": obs, "actions": np.zeros((18, 8)), "rewards": reward, "timeouts": timeout}
+    columns |= {"terminals": (reward if flagged else 0 * reward).astype(bool)}
+    np.savez(tmp_path / "a.npz", **columns, **({"next_observations": next_obs} if given else {}))
+    task = tasks.get("antmaze-umaze-ogbench", dataset=tmp_path / "a.npz")
+    data = task.dataset
+    assert data.lengths.tolist() == [3, 6 if given else 5, 5]  # without next observations a cut takes a row
+    assert data.returns.tolist() == [1, 0, 1]
+    assert data.terminal.tolist() == (data.reward == 1).tolist()
+    assert task.reference.scores(data).tolist() == [100, 0, 100]
+    assert sum(x.get("rows", 0) for x in data.info["transforms"] if x["kind"] == "rows_dropped") == 18 - data.size
+    tasks.write(data, tmp_path / "b.hdf5")
+    assert tasks.get("antmaze-umaze-ogbench", dataset=tmp_path / "b.hdf5").dataset.info == data.info
+
+
+def test_a_rate_is_of_episodes_not_of_returns(tmp_path):
+    paid = {
+        "obs": np.zeros((6, 2)),
+        "action": np.zeros((6, 2)),
+        "reward": [0, 1, 1, 1, 0, 0],
+        "next_obs": np.zeros((6, 2)),
+    }
+    np.savez(tmp_path / "a.npz", **paid, terminal=np.zeros(6, bool), timeout=[0, 0, 0, 1, 0, 1])
+    task = tasks.get("point-wall", dataset=tmp_path / "a.npz")
+    assert task.reference.scores(task.dataset).tolist() == [100, 0]
+
+
 def test_chosen_cells_are_free_and_hold_start_and_goal():
     for maze, cells in antmaze.PLAY.items():
         assert set(cells) <= set(mazes.layout(maze).free)

@@ -303,8 +303,8 @@ def test_a_success_rate_counts_whole_episodes():
 
 
 def test_a_success_rate_counts_recordings():
-    """One that starts twice in the goal and goes on (rows 0 to 4), one without success, one that begins where no terminal
-    row led, one whose first episode was cut by a limit.
+    """Rows 0 to 4 are one that goes on behind the goal, in which it starts twice; row 8 begins where none led, and row
+    10 behind a limit.
     """
     at = np.array([0, 1, 2, 3, 4, 10, 11, 20, 30, 31, 32.0])
     reward = [-1, 0, 0, -1, -1, -1, -1, 0, -1, -1, 0]

@@ -13,6 +13,9 @@ Data: the steered ant (`segue.tasks.ant`) walks from cell to cell along shortest
 episodes of 1000 steps of this very task from other starts; an episode ends at the task's goal. ``play``: starts and
 targets are a few chosen cells; ``diverse``: any. They are offered where the ant's behaviour policies are there.
 
+In D4RL's files the ant goes on behind the goal and is paid there again and again. Of such a recording the rows up to
+the first that is paid are kept, which is where the task ends.
+
 Departures:
 1. From Gymnasium-Robotics: one fixed start and goal cell, the goal's noise, 0.5 for 0.45, the end at the goal, D4RL's
    frame (there centred, y falling with the row), D4RL's noise on the first state (there none on joints and speeds).
@@ -37,8 +40,9 @@ import numpy as np
 from segue.errors import ConfigError, DataError, nearest
 from segue.tasks import filters, locomotion, made, mazes
 from segue.tasks.ant import Steered
-from segue.tasks.dataset import Dataset, dataset_from_arrays
+from segue.tasks.dataset import COLUMNS, Dataset, dataset_from_arrays
 from segue.tasks.environment import Environment
+from segue.tasks.formats import Reading, disk
 from segue.tasks.made import Making
 from segue.tasks.task import Reference, Task
 
@@ -68,6 +72,8 @@ LEVELS = {
     "play": "a steered ant between chosen cells",
     "diverse": "a steered ant from any cell to any",
 }
+APART = 1.0  # units that an ant cannot go in a step; cells, in which recordings begin, are 4 wide
+D4RL = Reading(terminal_reward=1.0)  # its files go on behind the goal
 MISSING = "goal-missing"  # of large, diverse
 
 
@@ -286,6 +292,28 @@ def goal_missing(making: Making = made.QUIET) -> Dataset:
     return replace(filtered, name=dataset_id("large", MISSING))
 
 
+def first_arrivals(dataset: Dataset) -> Dataset:
+    """The episodes but those that go on from the goal, where a terminal row led; ``info["transforms"]`` tells.
+
+    Where that row has no next observation (it is its own, as from a file without them) the episode goes on if it starts
+    within a unit of it. Raises ``DataError`` if rows on disk would have to go.
+    """
+    starts = dataset.starts[1:]
+    before = starts - 1
+    led = dataset.next_obs[before]
+    unknown = (led == dataset.obs[before]).all(1)
+    jump = np.linalg.norm(dataset.obs[starts, :2] - led[:, :2], axis=1)
+    on = dataset.terminal[before] & np.where(unknown, jump < APART, (dataset.obs[starts] == led).all(1))
+    if not on.any():
+        return dataset
+    disk.refuse(dataset, "leaving out what lies behind the goal")
+    keep = np.repeat(np.append(True, ~on), dataset.lengths)
+    columns = {column: getattr(dataset, column)[keep] for column in COLUMNS}
+    record = {"kind": "rows_dropped", "rows": int((~keep).sum()), "reason": "behind the goal"}
+    info = {**dataset.info, "transforms": [*dataset.info.get("transforms", []), record]}
+    return replace(dataset, **columns, info=info).validate()
+
+
 def catalogue() -> dict[str, str]:
     """One line on each task of the family; data only where the ant's behaviours are there."""
     lines = {}
@@ -317,9 +345,11 @@ def task(name: str, making: Making) -> Task:
         source={"kind": "named", "name": name},
         make_env=lambda: Environment(AntMaze(maze, body), name),  # type: ignore[arg-type]
         load_dataset=load,
-        reference=Reference("success rate", 0.0, 1.0),
+        reference=Reference("success rate", 0.0, 1.0, solved=1.0),
         replayable=True,
         obs_dim=29,
         act_dim=8,
         horizon=LIMITS[maze],
+        reading=D4RL,
+        relabel=first_arrivals,
     )

@@ -14,9 +14,9 @@ Departures:
    traces of two random steps in the arm's simulator.
 2. Actions of the data are rounded (`segue.tasks.made`).
 3. OGBench makes an episode of ``scene`` again if the cube left the camera's view; here it stays.
-4. In OGBench's sets every row that starts in the goal ends the task, and so it does in a file of the user's. In the data
-   made here an episode ends with the first such row; the rows behind it are left out until one starts outside the goal
-   again, which begins the next episode.
+4. In OGBench's sets every row that starts in the goal ends the task, and so it does in a file of the user's. In the
+   data made here an episode ends with the first such row; the rows behind it are left out until one starts outside the
+   goal again, which begins the next episode.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Place:
 
 
 def _rate(worst: int) -> Reference:
-    """The share of episodes that are solved: a step pays 0 in the goal and less outside of it, `worst` a whole episode."""
+    """The share of episodes that are solved: a step pays 0 in the goal, less elsewhere; -`worst` at least in all."""
     return Reference("success rate", -float(worst), 0.0, solved=0.0)
 
 
