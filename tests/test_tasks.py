@@ -317,6 +317,49 @@ def test_a_success_rate_counts_recordings():
     assert len(Reference("return", -3, 0).scores(data)) == 7
 
 
+FAMILIES = (
+    "point-wall",
+    "maze2d-umaze",
+    "pointmaze-umaze",
+    "hopper",
+    "ant-sparse",
+    "antmaze-umaze",
+    "pen",
+    "door-binary",
+    "kitchen-partial",
+    "kitchen-partial-minari",
+    "cube-single-play",
+    "ogbench-antmaze-medium",
+)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_segue_wrote_serves_every_task(name, tmp_path):
+    """As it stands, in every format, whatever the task's reading says of other files: 0.5 is no terminal reward."""
+    task = tasks.get(name)
+    rng = np.random.default_rng(0)
+    obs, next_obs = rng.normal(size=(2, 6, task.obs_dim)).astype(np.float32)
+    action = rng.uniform(-1, 1, (6, task.act_dim)).astype(np.float32)
+    columns = {"obs": obs, "action": action, "reward": [0, 0.5, 1, 0, 4, 0], "next_obs": next_obs}
+    data = dataset_from_arrays({**columns, "terminal": [0, 0, 1, 0, 0, 0], "timeout": [0, 0, 0, 0, 0, 1]}, "segue/own")
+    if task.relabel is not None:
+        data = task.relabel(data)
+    for end in (".npz", ".hdf5", ".csv", ".parquet", ".segue", "-v0"):
+        tasks.write(data, tmp_path / f"own{end}")
+        read = tasks.get(name, dataset=tmp_path / f"own{end}").dataset
+        assert (read.hash, read.info, read.name) == (data.hash, data.info, data.name), end
+
+
+def test_a_file_of_ones_own_is_understood_as_the_task_has_it(tmp_path):
+    """The same columns without the envelope are those of a stranger: an archive of OGBench, or refused."""
+    np.savez(tmp_path / "a.npz", observations=np.zeros((3, 28)), actions=np.zeros((3, 5)), rewards=np.zeros(3))
+    with pytest.raises(DataError, match="'terminals' is missing from an archive of OGBench"):
+        _ = tasks.get("cube-single-play", dataset=tmp_path / "a.npz").dataset
+    (tmp_path / "a.csv").write_text("obs_0,action_0,reward\n1,1,1\n")
+    with pytest.raises(DataError, match=r"an archive of OGBench ends in \.npz"):
+        _ = tasks.get("cube-single-play", dataset=tmp_path / "a.csv").dataset
+
+
 def test_a_named_task_learns_from_a_file(tmp_path):
     named = tasks.get("point-wall")
     file = tmp_path / "short.npz"

@@ -15,7 +15,7 @@ import numpy as np
 
 from segue.errors import ConfigError, DataError
 from segue.tasks.dataset import Dataset, assemble, closed, renamed
-from segue.tasks.formats import disk, npz
+from segue.tasks.formats import disk, npz, own
 from segue.tasks.formats.common import KINDS, PLAIN, Raw, Reading, writing
 from segue.tasks.formats.memory import COPIES, check_fits, fits, memory_limit
 
@@ -95,13 +95,15 @@ def find_kind(path: Path) -> str:
     )
 
 
-def _found(path: str | Path, reading: Reading) -> tuple[Path, str]:
-    """The file or folder, and its kind."""
+def _found(path: str | Path, reading: Reading) -> tuple[Path, str, Reading]:
+    """The file or folder, its kind, and how it is to be understood: what segue wrote as it stands."""
     found = located(path)
     if not found.exists():
         raise DataError(f"{found}: no such file")
     if not (found.is_file() or found.is_dir()):
         raise DataError(f"{found}: not a file")
+    if reading != PLAIN and _own(found):
+        reading = PLAIN
     kind = reading.kind or find_kind(found)
     if found.is_dir() and kind not in FOLDERS:
         raise DataError(f"{found}: not a file, which {kind!r} needs; name a file in it")
@@ -110,7 +112,16 @@ def _found(path: str | Path, reading: Reading) -> tuple[Path, str]:
             raise DataError(f"{found}: not a folder, which segue's own datasets are; name the folder")
         if kind != "d4rl":  # which may be read in pieces
             check_fits(found, found.stat().st_size)
-    return found, kind
+    return found, kind, reading
+
+
+def _own(found: Path) -> bool:
+    """Whether segue wrote the file or folder, whatever kind it is said to be."""
+    try:
+        kind = find_kind(found)
+    except DataError:  # of no name or content of ours
+        return False
+    return own.written(found, kind)
 
 
 def _page(kind: str) -> Any:
@@ -130,7 +141,7 @@ def read_columns(path: str | Path, reading: Reading = PLAIN) -> Raw:
 
     `path` is a file, a folder, or ``minari:ID``. Raises ``DataError``.
     """
-    found, kind = _found(path, reading)
+    found, kind, reading = _found(path, reading)
     return _page(kind).load(found, reading, narrow=False)
 
 
@@ -150,7 +161,7 @@ def read(
     hold (Minari). Raises ``DataError`` for a missing, truncated or oversized file, pickled objects, and links out of
     it.
     """
-    found, kind = _found(path, reading)
+    found, kind, reading = _found(path, reading)
     if kind == "segue":
         dataset = disk.read(found)
         return replace(dataset, name=name) if name else dataset
@@ -173,7 +184,7 @@ def read_pieces(
     Of HDF5 in D4RL's layout only a piece is held in memory, a fraction of what may be used unless their number is
     given; other formats come as one piece. `progress` is told the rows read and their number. Raises ``DataError``.
     """
-    found, kind = _found(path, reading)
+    found, kind, reading = _found(path, reading)
     if pieces is None:
         pieces = 1 + PIECES * COPIES * held(found, reading) // memory_limit()
     ends = _page(kind).cuts(found, pieces) if kind == "d4rl" else []

@@ -22,6 +22,10 @@ STATES = ("qpos", "button_states")  # what the relabelling looks at
 
 def load(path: Path, reading: Reading, narrow: bool) -> Raw:
     """The transitions of an archive, paid for ``reading.task``. Raises ``DataError``, for the task ``ConfigError``."""
+    if path.suffix.lower() != ".npz":
+        raise DataError(
+            f"{path}: an archive of OGBench ends in .npz; give one, or say which kind of file this is (kind)"
+        )
     arrays, ignored = members(path, {*MEMBERS, *STATES}, narrow)
     for column in ("observations", "actions", "terminals"):
         if column not in arrays:
