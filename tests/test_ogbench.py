@@ -202,6 +202,19 @@ def test_files_of_ogbench_are_paid_on_reading(package, tmp_path):
     assert data.timeout.tolist() == [False, False, True]
 
 
+def test_files_of_ogbench_that_hold_their_rewards(tmp_path):
+    """They are taken as they are, -7 too; masks of 0 end the task, ends of trajectories do not."""
+    xy = np.array([[0, 0], [1, 1], [20, 20], [3, 3]], np.float32)
+    columns = {"observations": xy, "next_observations": xy + 1, "actions": np.zeros((4, 2)), "terminals": [0, 1, 0, 1]}
+    np.savez(tmp_path / "p.npz", **columns, rewards=[-1, -7, 0, -1], masks=[1, 1, 0, 1])
+    data = tasks.get("ogbench-pointmaze-medium", dataset=tmp_path / "p.npz").dataset
+    assert data.reward.tolist() == [-1, -7, 0, -1]
+    assert data.terminal.tolist() == [False, False, True, False]
+    assert data.timeout.tolist() == [False, True, False, True]
+    assert "transforms" not in data.info
+    assert data.info["assumed"].startswith("rewards and masks are those of pointmaze-medium-singletask-v0")
+
+
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ogbench", None)
     with pytest.raises(ConfigError, match=r"scene-play needs OGBench: pip install 'segue\[ogbench\]'"):

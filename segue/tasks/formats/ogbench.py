@@ -1,4 +1,5 @@
-"""OGBench's archives: T + 1 observations a trajectory, no rewards; those of one task are computed on reading.
+"""OGBench's archives: T + 1 observations a trajectory, no rewards; those of one task are computed on reading, unless
+rewards and masks stand in the file, whose they are then.
 
 ``terminals`` marks the last observation of a trajectory, which is no end of the MDP, and whose action means nothing.
 Rewards and ends come from OGBench's own relabelling: of the state *before* the step, as its single-task environments
@@ -21,7 +22,10 @@ STATES = ("qpos", "button_states")  # what the relabelling looks at
 
 
 def load(path: Path, reading: Reading, narrow: bool) -> Raw:
-    """The transitions of an archive, paid for ``reading.task``. Raises ``DataError``, for the task ``ConfigError``."""
+    """The transitions of an archive, paid for ``reading.task`` where the file holds no rewards.
+
+    Raises ``DataError``, for the task ``ConfigError``.
+    """
     if path.suffix.lower() != ".npz":
         raise DataError(
             f"{path}: an archive of OGBench ends in .npz; give one, or say which kind of file this is (kind)"
@@ -37,8 +41,6 @@ def load(path: Path, reading: Reading, narrow: bool) -> Raw:
             f"{path}: OGBench's archives hold no rewards; name the single task that they are computed for, such as "
             "task=antmaze-medium-singletask-v0"
         )
-    if "rewards" in arrays and reading.task is not None:
-        raise DataError(f"{path}: the rewards are in the file already; read it without task={reading.task!r}")
     rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
     for key, array in arrays.items():
         if array.ndim == 0 or len(array) != rows or array.dtype.kind not in "bifu":
@@ -60,9 +62,11 @@ def load(path: Path, reading: Reading, narrow: bool) -> Raw:
         arrays = {key: array[index] for key, array in arrays.items()}
         last, next_obs, obs = last[index + 1], obs[index + 1], obs[index]
     columns = {"obs": obs, "action": arrays.pop("actions"), "next_obs": next_obs}
-    if reading.task is not None:
+    if "rewards" not in arrays and reading.task is not None:
         arrays, relabelled = _relabelled(arrays, reading.task, path)
         info["transforms"] = [relabelled]
+    elif reading.task is not None:
+        info["assumed"] = f"rewards and masks are those of {reading.task}: they stand in the file and were not computed"
     if ignored:
         info["ignored_columns"] = ignored
     terminal = arrays["masks"] == 0
