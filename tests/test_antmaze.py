@@ -174,7 +174,7 @@ def test_task(name, maze, goal, limit):
     env = task.make_env()
     assert (env.obs_dim, env.act_dim, env.horizon) == (task.obs_dim, task.act_dim, task.horizon) == (29, 8, limit)
     assert (task.load_dataset, task.terminates, task.family) == (None, None, "antmaze")
-    assert [task.score(r) for r in (0.0, 1.0)] == [0, 100]
+    assert [task.score(r, r) for r in (0.0, 1.0)] == [0, 100]
     actions = np.random.default_rng(0).uniform(-1, 1, (8, 8))
     first = rolled(env, 4, actions)
     np.testing.assert_array_equal(rolled(env, 4, actions), first)  # replayable, to the last bit

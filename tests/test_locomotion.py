@@ -198,7 +198,8 @@ def test_cache(hopper, monkeypatch):
     get(force=True)
 
     # another MuJoCo: made again, and said; without MuJoCo the cached set serves
-    n, versions = rolls["n"], made.installed("mujoco")
+    n, versions = rolls["n"], made.installed("mujoco", "gymnasium")
+    assert set(versions) == {"mujoco", "gymnasium", "numpy"}
     assert json.loads(manifest.read_text()).items() >= versions.items()
     with monkeypatch.context() as m:
         m.setattr(made, "installed", lambda *_: versions | {"mujoco": "0.1"})
@@ -211,6 +212,17 @@ def test_cache(hopper, monkeypatch):
     get()
     assert rolls["n"] == n + 2
     assert "mujoco was 0.1" in said[-1]
+    with monkeypatch.context() as m:  # nor other bodies; NumPy's streams are stable
+        m.setattr(made, "installed", lambda *_: versions | {"gymnasium": "0.2", "numpy": "0.1"})
+        get()
+    assert rolls["n"] == n + 3
+    assert f"gymnasium was {versions['gymnasium']} and is now 0.2" in said[-1]
+    get()
+    assert rolls["n"] == n + 4
+    with monkeypatch.context() as m:
+        m.setattr(made, "installed", lambda *_: versions | {"numpy": "0.1"})
+        get()
+    assert rolls["n"] == n + 4
 
     manifest.unlink()
     assert get().hash == changed.hash
@@ -222,12 +234,13 @@ def test_cache(hopper, monkeypatch):
 def test_published_checksum(hopper, monkeypatch):
     body, path = hopper
     said = []
-    known = {"hash": "0" * 64, "rows": 20, "versions": {"mujoco": "1.2.3"}}
+    known = {"hash": "0" * 64, "rows": 20, "versions": {"mujoco": "1.2.3", "a-package": "1"}}
     monkeypatch.setattr(made, "published", lambda: {"segue/hopper/medium-v0": known})
     data = locomotion.cached(body, "medium", 20, path, Making(message=said.append))
     assert len(said) == 1
     assert f"mujoco {data.info['mujoco']}" in said[0]
     assert "mujoco 1.2.3" in said[0]
+    assert "None" not in said[0]
     known["hash"] = data.hash
     locomotion.cached(body, "medium", 20, path, Making(message=said.append))
     assert len(said) == 1

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 from segue import tasks
 from segue.errors import ConfigError, DataError, Diverged, EnvironmentFault
-from segue.tasks import point_wall
+from segue.tasks import made, maze2d, point_wall
 from segue.tasks.custom import custom_task
 from segue.tasks.dataset import COLUMNS, dataset_from_arrays
 from segue.tasks.environment import Environment
@@ -282,12 +282,32 @@ def test_point_wall_data(name):
         env.reset(0)
         env._move_to(*data.obs[i].tolist())
         np.testing.assert_array_equal(env.step(data.action[i]).obs, data.next_obs[i])
-    assert task.score(1.0) == 100
-    assert task.score(0.25) == 25
+    assert (task.score(1.0, 1.0), task.score(0.0, 0.0)) == (100, 0)
     assert task.score_name == "success rate"
     assert task.spec.obs_dim == 2
     assert task.spec.horizon == 150
     assert task.spec.terminates is task.terminates
+
+
+@pytest.mark.parametrize("name", ["point-wall", "point-wall-strict"])
+def test_the_published_rows_of_the_wall_are_compared(name, monkeypatch):
+    said = []
+    data = tasks.get(name, message=said.append).dataset
+    assert said == []
+    known = made.published() | {f"segue/{name}-v0": {"hash": "0" * 64, "rows": 7, "versions": {"numpy": "0.1"}}}
+    monkeypatch.setattr(made, "published", lambda: known)
+    _ = tasks.get(name, message=said.append).dataset
+    version = data.info["numpy"]
+    assert len(said) == 1
+    assert said[0].startswith(
+        f"segue/{name}-v0: not the published rows. It was made with numpy {version}; the published"
+    )
+
+
+def test_packages_that_move_the_rows_are_recorded():
+    assert maze2d.roll_out("umaze", 4).info.keys() & {"gymnasium", "mujoco", "numpy"} == {"numpy"}
+    with pytest.warns(UserWarning, match="not the published rows"):
+        made.compared(replace(maze2d.roll_out("umaze", 4), info={"rows": 100_000}), made.QUIET)
 
 
 def test_a_success_rate_counts_whole_episodes():
@@ -368,7 +388,7 @@ def test_a_named_task_learns_from_a_file(tmp_path):
     task = tasks.get("point-wall", dataset=file)
     assert task.dataset.size == named.dataset.lengths[0]
     assert task.dataset.name == "short"
-    assert task.score(1.0) == 100
+    assert task.score(1.0, 1.0) == 100
     assert task.make_env().obs_dim == 2
     assert task.source == {"kind": "named", "name": "point-wall", "dataset": str(file)}
     assert tasks.from_source(task.source).dataset.hash == task.dataset.hash

@@ -156,7 +156,7 @@ def task(name: str, making: Making) -> Task:
         source={"kind": "named", "name": name},
         make_env=lambda: make_env(name),
         load_dataset=None,
-        # a failure pays -1 at each of its steps, a success at one fewer at least
+        # only a success pays 0; a failure pays -1 at each of its steps
         reference=Reference("success rate", -float(skill.horizon), 0.0, solved=0.0) if binary else skill.reference,
         replayable=True,
         obs_dim=skill.obs_dim,

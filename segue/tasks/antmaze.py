@@ -56,6 +56,7 @@ GOAL_NOISE = 1.0, 0.5  # the goal lies off its cell's centre by the sum of unifo
 LIMITS = {"umaze": 700, "medium": 1000, "large": 1000}
 
 ROWS = 300_000
+PACKAGES = ("mujoco", "gymnasium")  # whose versions move the rows: the simulator, the body
 EPISODE = 1000  # steps, of the data
 NOISE = 0.2  # standard deviation on the steered ant's actions
 NEAR = 1.5  # a waypoint counts as reached within this distance
@@ -264,7 +265,7 @@ def roll_out(
         "behaviours": policies.sha256,
         "record": policies.record,
         "noise": NOISE,
-        **made.installed("mujoco"),
+        **made.installed(*PACKAGES),
     }
     return dataset_from_arrays(columns, name, info=info)
 
@@ -283,7 +284,7 @@ def cached(
     def make(progress: made.Progress | None) -> Dataset:
         return roll_out(maze, level, rows, behaviours, progress)
 
-    return made.cached(dataset_id(maze, level), f"antmaze-{maze}-{level}", wanted, make, making)
+    return made.cached(dataset_id(maze, level), f"antmaze-{maze}-{level}", wanted, make, making, PACKAGES)
 
 
 def goal_missing(making: Making = made.QUIET) -> Dataset:

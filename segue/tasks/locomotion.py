@@ -44,6 +44,7 @@ LEVELS = {
     "expert": "the policy at the end of training",
 }
 ROWS = 100_000
+PACKAGES = ("mujoco", "gymnasium")  # whose versions move the rows: the simulator; the bodies and their rewards
 GENERATOR = "1"  # changes whenever the same inputs give other rows
 VERSION = "v0"  # of the sets
 LAYERS = 3
@@ -394,7 +395,7 @@ def roll_out(
         "rows": rows,
         "behaviours": None if policies is None else policies.sha256,
         "record": None if policies is None else policies.record,
-        **made.installed("mujoco"),
+        **made.installed(*PACKAGES),
     }
     return dataset_from_arrays(columns, name, info=info)
 
@@ -410,4 +411,4 @@ def cached(
     def make(progress: made.Progress | None) -> Dataset:
         return roll_out(body, level, rows, behaviours, progress)
 
-    return made.cached(dataset_id(body, level), f"{body.name}-{level}", wanted, make, making)
+    return made.cached(dataset_id(body, level), f"{body.name}-{level}", wanted, make, making, PACKAGES)

@@ -108,33 +108,31 @@ def cached(
     wanted: Mapping[str, Any],
     make: Callable[[Progress | None], Dataset],
     making: Making,
-    simulators: tuple[str, ...] = ("mujoco",),
+    packages: tuple[str, ...],
 ) -> Dataset:
     """The dataset called `name` from the cache, by ``make(progress)`` if it is not there.
 
-    `wanted` is JSON-able and says what the rows depend on (generator, rows, hash of the behaviours), `simulators` are
-    the packages whose versions they depend on beside it: a set made of other things is made again, and a message says
-    so. Raises ``DataError`` if the file is not what its manifest says; the way out names `task`.
+    `wanted` is JSON-able and says what the rows depend on (generator, rows, hash of the behaviours), `packages` are
+    those whose versions they depend on beside it: a set made of other things is made again, and a message says so.
+    Raises ``DataError`` if the file is not what its manifest says; the way out names `task`.
     """
     folder = cache_root() / "datasets"
     path, manifest = folder / f"{name}.npz", folder / f"{name}.json"
-    versions = installed(*simulators)
-    needed = {**wanted, **{k: v for k, v in versions.items() if k in simulators}}  # without one a cached set serves
+    versions = installed(*packages)
+    needed = {**wanted, **{k: v for k, v in versions.items() if k in packages}}  # without one a cached set serves
     if not making.force and path.exists():
-        dataset = _verified(path, manifest, needed, simulators, f"segue data make {task} --force", making)
+        dataset = _verified(path, manifest, needed, packages, f"segue data make {task} --force", making)
         if dataset is not None:
-            _compare_checksum(dataset, making)
-            return dataset
+            return compared(dataset, making)
     dataset = make(making.progress)
     write_npz(dataset, path)
     with writing(manifest) as file:
         file.write(json.dumps({"hash": dataset.hash, **wanted, **versions}, indent=1).encode())
-    _compare_checksum(dataset, making)
-    return dataset
+    return compared(dataset, making)
 
 
 def _verified(
-    path: Path, manifest: Path, wanted: Mapping[str, Any], simulators: tuple[str, ...], way_out: str, making: Making
+    path: Path, manifest: Path, wanted: Mapping[str, Any], packages: tuple[str, ...], way_out: str, making: Making
 ) -> Dataset | None:
     """The cached dataset, or None if it must be made again."""
     if not manifest.exists():
@@ -150,11 +148,7 @@ def _verified(
             before = found.get(key, "not recorded")
             making.say(
                 f"{path}: {key} was {before} and is now {value}; the dataset is made again"
-                + (
-                    f" (a run on the old rows goes on with {key} {before})"
-                    if key in simulators and key in found
-                    else ""
-                )
+                + (f" (a run on the old rows goes on with {key} {before})" if key in packages and key in found else "")
             )
             return None
     try:
@@ -172,15 +166,19 @@ def published() -> dict[str, Any]:
     return json.loads((Path(__file__).parent / "checksums.json").read_text())
 
 
-def _compare_checksum(dataset: Dataset, making: Making) -> None:
+def compared(dataset: Dataset, making: Making) -> Dataset:
+    """The dataset itself, after a message if it is not the published one of its name and number of rows asked for."""
     known = published().get(dataset.name)
-    if known is not None and dataset.size == known["rows"] and known["hash"] != dataset.hash:
-        made = ", ".join(f"{package} {dataset.info.get(package)}" for package in known["versions"])
+    asked = dataset.info.get("rows")
+    if known is not None and asked in (None, known["rows"]) and known["hash"] != dataset.hash:
+        packages = [package for package in known["versions"] if package in dataset.info]
+        made = ", ".join(f"{package} {dataset.info[package]}" for package in packages)
         theirs = ", ".join(f"{package} {version}" for package, version in known["versions"].items())
         making.say(
             f"{dataset.name}: not the published rows. It was made with {made}; the published one with {theirs}. "
             "Compare scores only with those on the same rows."
         )
+    return dataset
 
 
 def file_hash(path: Path) -> str:
@@ -190,10 +188,14 @@ def file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def installed(*simulators: str) -> dict[str, str]:
-    """Versions of the packages that move the rows."""
+def installed(*packages: str) -> dict[str, str]:
+    """Versions of the packages that move the rows, and of NumPy.
+
+    NumPy is recorded and not compared with a cached set: the streams of PCG64 are stable, and where its arithmetic
+    differs the published checksum tells.
+    """
     found = {}
-    for package in (*simulators, "gymnasium", "numpy"):
+    for package in (*packages, "numpy"):
         with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found

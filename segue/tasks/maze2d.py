@@ -53,6 +53,7 @@ REACH = 0.1  # within which the planner counts a waypoint as reached
 GAINS = 10.0, -1.0  # on position and speed
 NOISE = 0.5  # standard deviation on the planner's actions
 ROWS = 100_000
+PACKAGES = ()  # whose versions move the rows: none, all of it is here
 GENERATOR = "1"  # changes whenever the same inputs give other rows
 VERSION = "v0"  # of the sets
 D4RL = Reading(rewards="observation")  # its files pay a row for the observation before the action
@@ -178,14 +179,14 @@ def roll_out(name: str, rows: int = ROWS, progress: made.Progress | None = None)
     """`rows` transitions of the planner to random goals in a maze, the last episode cut by a timeout."""
     maze, title = MAZES[name], dataset_id(name)
     columns = made.collect(Maze2d(maze, title), rows, made.stream(title), lambda _: planner(maze, NOISE), progress)
-    info = {"source": title, "generator": GENERATOR, "rows": rows, "noise": NOISE, **made.installed()}
+    info = {"source": title, "generator": GENERATOR, "rows": rows, "noise": NOISE, **made.installed(*PACKAGES)}
     return dataset_from_arrays(columns, title, info=info)
 
 
 def cached(name: str, making: Making = made.QUIET) -> Dataset:
     """The dataset of a maze from the cache, made first if it is not there (`made.cached`)."""
     wanted = {"generator": GENERATOR, "rows": ROWS, "behaviours": None}
-    return made.cached(dataset_id(name), f"maze2d-{name}", wanted, lambda p: roll_out(name, ROWS, p), making, ())
+    return made.cached(dataset_id(name), f"maze2d-{name}", wanted, lambda p: roll_out(name, ROWS, p), making, PACKAGES)
 
 
 def missing_data(making: Making = made.QUIET) -> Dataset:

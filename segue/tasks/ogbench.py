@@ -43,7 +43,7 @@ GENERATOR = "2"  # changes whenever the same inputs give other rows
 VERSION = "v0"  # of the sets
 EPISODE = 1000  # steps of a recording of the data
 NOISE, SMOOTHING = 0.1, 0.5  # of the planned motions: amplitude, and its correlation in steps
-SIMULATORS = ("mujoco", "ogbench", "dm-control")
+PACKAGES = ("mujoco", "gymnasium", "ogbench", "dm-control", "scipy")  # whose versions move the rows
 CLOSE = 0.04  # m, of a cube, the drawer and the window to where they belong
 CENTRE, SCALE = (0.425, 0.0, 0.0), 10.0  # of positions in the observation
 DRAWER, WINDOW = 18.0, 15.0  # scales of the drawer and of the window in the observation
@@ -312,7 +312,7 @@ def play(name: str, rows: int = ROWS, progress: made.Progress | None = None) -> 
     kept = ~going_on(done, ends)
     info = {"source": identity, "generator": GENERATOR, "rows": rows, "left_out": int((~kept).sum())}
     columns = {column: array[kept] for column, array in columns.items()}
-    return dataset_from_arrays(columns, identity, info=info | made.installed(*SIMULATORS))
+    return dataset_from_arrays(columns, identity, info=info | made.installed(*PACKAGES))
 
 
 def going_on(inside: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -345,4 +345,4 @@ def cached(name: str, rows: int | None = None, making: Making = made.QUIET) -> D
     def make(progress: made.Progress | None) -> Dataset:
         return play(name, rows, progress)
 
-    return made.cached(dataset_id(name), name, wanted, make, making, SIMULATORS)
+    return made.cached(dataset_id(name), name, wanted, make, making, PACKAGES)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from segue.errors import ConfigError, Diverged
+from segue.tasks import made
 from segue.tasks.dataset import Dataset, dataset_from_arrays
 from segue.tasks.environment import Step
 from segue.tasks.made import Making
@@ -129,7 +130,7 @@ def detours(name: str, radius: float) -> Dataset:
             done += 1
     names = ("obs", "action", "reward", "next_obs", "terminal", "timeout")
     columns = {column: np.array(values) for column, values in zip(names, zip(*rows, strict=True), strict=True)}
-    info = {"source": f"segue/{name}-v0", "generator": GENERATOR, "numpy": np.__version__}
+    info = {"source": f"segue/{name}-v0", "generator": GENERATOR, **made.installed()}
     return dataset_from_arrays(columns, f"segue/{name}-v0", info=info)
 
 
@@ -154,7 +155,7 @@ def task(name: str, making: Making) -> Task:
         family="point-wall",
         source={"kind": "named", "name": name},
         make_env=lambda: PointWall(radius, name),  # type: ignore[return-value, arg-type]
-        load_dataset=lambda: detours(name, radius),
+        load_dataset=lambda: made.compared(detours(name, radius), making),
         reference=Reference("success rate", 0.0, 1.0, solved=1.0),
         replayable=True,
         obs_dim=2,

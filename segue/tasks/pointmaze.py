@@ -26,7 +26,7 @@ from segue.tasks.made import Making
 from segue.tasks.maze2d import GAINS, NOISE, REACH, never_ends
 from segue.tasks.task import Reference, Task
 
-SIMULATORS = ("mujoco", "gymnasium-robotics")
+PACKAGES = ("mujoco", "gymnasium", "gymnasium-robotics")  # whose versions move the rows
 NEAR_GOAL = 0.45  # the package's, units
 JITTER = 0.1  # half width, of waypoints off the centres of cells
 ROWS = 100_000
@@ -121,7 +121,7 @@ def roll_out(name: str, rows: int = ROWS, progress: made.Progress | None = None)
         columns = made.collect(env, rows, made.stream(title), lambda _: planner(maze, NOISE), progress)
     finally:
         env.close()
-    info = {"source": title, "generator": GENERATOR, "rows": rows, "noise": NOISE, **made.installed(*SIMULATORS)}
+    info = {"source": title, "generator": GENERATOR, "rows": rows, "noise": NOISE, **made.installed(*PACKAGES)}
     return dataset_from_arrays(columns, title, info=info)
 
 
@@ -129,7 +129,7 @@ def cached(name: str, making: Making = made.QUIET) -> Dataset:
     """The dataset of a maze from the cache, made first if it is not there (`made.cached`)."""
     wanted = {"generator": GENERATOR, "rows": ROWS, "behaviours": None}
     make = lambda progress: roll_out(name, ROWS, progress)
-    return made.cached(dataset_id(name), f"pointmaze-{name}", wanted, make, making, SIMULATORS)
+    return made.cached(dataset_id(name), f"pointmaze-{name}", wanted, make, making, PACKAGES)
 
 
 def catalogue() -> dict[str, str]:
