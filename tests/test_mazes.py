@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from segue import tasks
 from segue.errors import ConfigError, DataError, Diverged
 from segue.tasks import filters, maze2d, mazes, pictures, point_wall, pointmaze
+from segue.tasks.dataset import dataset_from_arrays
 from segue.tasks.maze2d import MAZES, RADIUS, Maze2d, planner, stopped
 
 # ------------------------------------------------------------------------------------------------------------ layouts
@@ -430,6 +431,29 @@ def test_coverage_counts_every_row_over_the_walls():
     assert axes.get_xlim() == pytest.approx((-0.7, 8.3))
     assert axes.get_ylim() == pytest.approx((-0.7, 11.3))
     assert axes.get_title() == f"{data.name}: {data.size:,} rows"
+
+
+def test_goals_that_are_drawn_are_outlined_with_their_reach():
+    """Antmaze's lie in a square of 1 + 0.5 from the cell's centre; a goal of (33.5, 25.5) is reached at (34, 25.5)."""
+    rng = np.random.default_rng(0)
+    obs = np.float32([[0, 0], [35, 24], [-7, 0], [0, 900]])
+    columns = {"obs": obs, "action": rng.uniform(-1, 1, (4, 8)), "reward": np.zeros(4), "next_obs": obs}
+    data = dataset_from_arrays({**columns, "terminal": np.ones(4, bool)}, "a")
+    axes = pictures.coverage(data, pictures.ground("antmaze-large-play")).axes[0]
+    assert axes.get_title() == "a: 4 rows,\n2 of them outside the maze"
+    assert axes.collections[1].get_array().sum() == 2
+    reach, square = axes.patches
+    assert square.get_bbox().extents.tolist() == [32, 24, 33.5, 25.5]
+    assert reach.get_path().get_extents().extents.tolist() == pytest.approx([31.5, 23.5, 34, 26])
+    assert [text.get_text() for text in axes.texts] == ["goals"]
+
+
+def test_a_picture_without_a_row_says_so(tmp_path):
+    far = {column: np.full((3, 2), 99.0) for column in ("obs", "next_obs")}
+    columns = {**far, "action": np.zeros((3, 2)), "reward": np.zeros(3), "terminal": [False, False, True]}
+    figure = pictures.coverage(dataset_from_arrays(columns, "far"), pictures.ground("maze2d-umaze"))
+    assert figure.axes[0].get_title() == "far: 3 rows,\n3 of them outside the maze"
+    pictures.save(figure, tmp_path / "far.png")
 
 
 def test_positions_lie_off_the_walls_of_their_ground():

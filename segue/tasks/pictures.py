@@ -36,8 +36,9 @@ class Ground(NamedTuple):
 
     layout: mazes.Layout
     frame: mazes.Frame  # of the walls
-    goal: tuple[float, float]  # x, y
+    goal: tuple[float, float]  # x, y; where goals are drawn, the least
     radius: float  # within which the goal counts as reached, units
+    spread: float = 0.0  # goals lie up to this far above `goal` per axis, units
 
 
 def ground(task: str) -> Ground | None:
@@ -54,15 +55,17 @@ def ground(task: str) -> Ground | None:
         point = pointmaze.MAZES[maze]
         return Ground(layout, point.frame, point.frame.xy(point.goal), pointmaze.NEAR_GOAL)
     if family == "antmaze":
-        return Ground(layout, antmaze.FRAME, antmaze.FRAME.xy(mazes.GOALS[maze]), antmaze.RADIUS)
+        place, spread = antmaze.FRAME.xy(mazes.GOALS[maze]), sum(antmaze.GOAL_NOISE)
+        return Ground(layout, antmaze.FRAME, place, antmaze.RADIUS, spread)
     return None
 
 
 def coverage(dataset: Dataset, maze: Ground | None = None, dims: tuple[int, int] = (0, 1)) -> Figure:
     """How many rows lie where: two entries of the observation, over the walls of a maze if there is one.
 
-    Balls that a filter cleared (`segue.tasks.filters.Near` on these entries) are outlined. Raises ``DataError`` for
-    observations without those entries.
+    Balls that a filter cleared (`segue.tasks.filters.Near` on these entries) are outlined, and so is the reach of the
+    goal; where each episode draws its own, the square of all goals and their reach. The title counts rows that lie
+    outside the maze. Raises ``DataError`` for observations without those entries.
     """
     return _figure(5.0, 4.2, lambda figure: _coverage(figure.subplots(), dataset, maze, dims))
 
@@ -117,7 +120,7 @@ def _figure(width: float, height: float, draw: Callable[[Figure], object]) -> Fi
 def _coverage(axes: Axes, dataset: Dataset, maze: Ground | None, dims: tuple[int, int]) -> None:
     from matplotlib.collections import PatchCollection
     from matplotlib.colors import LogNorm
-    from matplotlib.patches import Circle, Rectangle
+    from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
 
     if max(dims) >= dataset.obs_dim:
         raise DataError(
@@ -139,20 +142,31 @@ def _coverage(axes: Axes, dataset: Dataset, maze: Ground | None, dims: tuple[int
     side = (high - low).max() if maze is not None else high - low
     bins = np.maximum(1, np.rint(SQUARES * (high - low) / side)).astype(int)
     count, x_edges, y_edges = np.histogram2d(x, y, bins.tolist(), [[low[0], high[0]], [low[1], high[1]]])
-    count = np.ma.masked_equal(count.T, 0)
-    norm = LogNorm(1, max(2.0, float(count.max())))  # type: ignore[arg-type]
-    mesh = axes.pcolormesh(x_edges, y_edges, count, cmap=DENSITY, norm=norm, rasterized=True)
+    outside = dataset.size - int(count.sum())
+    norm = LogNorm(1, max(2.0, float(count.max())))
+    shown = np.ma.masked_equal(count.T, 0)
+    mesh = axes.pcolormesh(x_edges, y_edges, shown, cmap=DENSITY, norm=norm, rasterized=True)
     for x0, y0, radius in _cleared(dataset, dims):
         axes.add_patch(Circle((x0, y0), radius, fill=False, edgecolor=DROPPED, linestyle="--", linewidth=1.2))
     if maze is not None:
-        axes.add_patch(Circle(maze.goal, maze.radius, fill=False, edgecolor=GOAL, linewidth=1.6))
+        (x0, y0), outline = maze.goal, {"fill": False, "edgecolor": GOAL, "linewidth": 1.6}
+        if maze.spread:
+            reach = f"round,pad={maze.radius},rounding_size={maze.radius}"
+            axes.add_patch(FancyBboxPatch(maze.goal, maze.spread, maze.spread, boxstyle=reach, **outline))
+            axes.add_patch(Rectangle(maze.goal, maze.spread, maze.spread, **{**outline, "linewidth": 0.8}))
+            place, side, label = (x0 + maze.spread / 2, y0 - 1.5 * maze.radius), "top", "goals"
+        else:
+            axes.add_patch(Circle(maze.goal, maze.radius, **outline))
+            place, side, label = maze.goal, "center", "goal"
         axes.annotate(
-            "goal", maze.goal, color=GOAL, ha="center", va="center", fontsize=8, fontweight="bold",
+            label, place, color=GOAL, ha="center", va=side, fontsize=8, fontweight="bold",
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
         )  # fmt: skip
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     names = ("x", "y") if maze is not None else tuple(f"entry {i} of the observation" for i in dims)
-    axes.set(xlabel=names[0], ylabel=names[1], title=f"{dataset.name}: {dataset.size:,} rows")
+    title = f"{dataset.name}: {dataset.size:,} rows" + (f",\n{outside:,} of them outside the maze" if outside else "")
+    axes.set(xlabel=names[0], ylabel=names[1], title=title)
+    axes.title.set_fontsize(9)
     figure = axes.get_figure()
     assert figure is not None
     figure.colorbar(mesh, ax=axes, label="rows in a square", shrink=0.8)
