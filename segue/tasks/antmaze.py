@@ -2,7 +2,8 @@
 
 ``antmaze-<maze>`` has the ant of Gymnasium, the body of Gymnasium-Robotics' AntMaze (v4): gear 150, steps of 0.05 s.
 ``antmaze-<maze>-ogbench`` has OGBench's: gear 30, steps of 0.1 s, the dynamics of D4RL's AntMaze. It comes without
-data; D4RL's files belong to it. Scores on the first compare with no table of D4RL.
+data; D4RL's files belong to it. Scores on the first compare with no table of D4RL. Scores on the second, learnt from
+D4RL's files, compare with its v2 tables as far as today's MuJoCo moves like the 2.x of those.
 
 The maze, the start, the goal, the reward, the end and the time limits are D4RL's, for both, and so is the frame: the
 start is at (0, 0), cells are 4 units wide, x grows with the column and y with the row of the map. The observation is
