@@ -19,7 +19,7 @@ from segue.tasks.dataset import COLUMNS, dataset_from_arrays
 from segue.tasks.environment import Environment
 from segue.tasks.formats import read, write_npz
 from segue.tasks.point_wall import PointWall, crosses_wall
-from segue.tasks.task import Reference, Task
+from segue.tasks.task import Reference, Task, never
 
 # --- the door
 
@@ -308,6 +308,16 @@ def test_packages_that_move_the_rows_are_recorded():
     assert maze2d.roll_out("umaze", 4).info.keys() & {"gymnasium", "mujoco", "numpy"} == {"numpy"}
     with pytest.warns(UserWarning, match="not the published rows"):
         made.compared(replace(maze2d.roll_out("umaze", 4), info={"rows": 100_000}), made.QUIET)
+
+
+def test_tasks_without_ends_share_one_rule():
+    """True of no observation, in NumPy and jax, not even where it is no number."""
+    for name in ("maze2d-umaze", "pointmaze-umaze", "halfcheetah", "ant-sparse", "door", "door-binary-continuing"):
+        assert tasks.get(name).terminates is never, name
+    obs = np.float32([[0, 1], [-np.inf, 1], [np.nan, 1]])
+    for ends in (never(None, None, obs), never(None, None, jnp.asarray(obs))):
+        assert ends.dtype == bool
+        assert ends.tolist() == [False] * 3
 
 
 def test_a_success_rate_counts_whole_episodes():

@@ -29,7 +29,7 @@ from segue.tasks.environment import Environment, robotics
 from segue.tasks.formats.common import Reading
 from segue.tasks.made import Making
 from segue.tasks.success import Success, relabelled
-from segue.tasks.task import Reference, Task
+from segue.tasks.task import Reference, Task, never
 
 CONVENTIONS = {
     "": "dense rewards",
@@ -74,11 +74,6 @@ def hammer_success(obs: Any) -> Any:
     """Entries 42:45 are the nail's position; it moves in the plane, at the height of its goal."""
     x, y = obs[..., 42] - NAIL_GOAL[0], obs[..., 43] - NAIL_GOAL[1]
     return (x * x + y * y) ** 0.5 < DRIVEN
-
-
-def never(obs: Any) -> Any:
-    """No observation ends the episode."""
-    return obs[..., 0] != obs[..., 0]
 
 
 @dataclass(frozen=True)
@@ -140,15 +135,14 @@ def catalogue() -> dict[str, str]:
 def task(name: str, making: Making) -> Task:
     """The task of a skill and a convention, without data of its own."""
     del making
-    key, _, convention = name.partition("-")
-    skill, binary, ends = SKILLS[key], bool(convention), convention == "binary"
+    skill, binary, ends = _parsed(name)
     ending = skill.success if ends else (None if binary else skill.lost)
 
     def relabel(dataset: Dataset) -> Dataset:
         if dataset.obs_dim != skill.obs_dim:
             return dataset  # of another task: refused where the sizes are compared
         success = skill.success(dataset.next_obs)
-        return relabelled(dataset, success - 1.0, success if ends else never(dataset.obs), name)
+        return relabelled(dataset, success - 1.0, success & ends, name)
 
     return Task(
         name=name,
@@ -162,16 +156,21 @@ def task(name: str, making: Making) -> Task:
         obs_dim=skill.obs_dim,
         act_dim=skill.act_dim,
         horizon=skill.horizon,
-        terminates=lambda _obs, _action, next_obs: (ending or never)(next_obs),
+        terminates=never if ending is None else lambda _obs, _action, next_obs: ending(next_obs),
         reading=Reading(clip_actions=True),  # human actions exceed 1
         relabel=relabel if binary else None,
     )
 
 
+def _parsed(name: str) -> tuple[Skill, bool, bool]:
+    """The skill, whether rewards are binary, and whether a success ends the episode."""
+    key, _, convention = name.partition("-")
+    return SKILLS[key], bool(convention), convention == "binary"
+
+
 def make_env(name: str) -> Environment:
     """The environment of a task. Raises ``ConfigError`` without gymnasium-robotics."""
-    key, _, convention = name.partition("-")
-    skill, binary, ends = SKILLS[key], bool(convention), convention == "binary"
+    skill, binary, ends = _parsed(name)
     env = robotics(skill.env_id, max_episode_steps=skill.horizon)
     lost = None if binary else skill.lost
     return Environment(Success(env, binary=binary, ends=ends, lost=lost), name)  # type: ignore[arg-type]

@@ -19,7 +19,6 @@ actions are rounded (`segue.tasks.made`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -34,7 +33,7 @@ from segue.tasks import made
 from segue.tasks.dataset import Dataset, dataset_from_arrays
 from segue.tasks.environment import Environment
 from segue.tasks.made import Making
-from segue.tasks.task import Reference, Task
+from segue.tasks.task import Reference, Task, never
 
 LEVELS = {
     "random": "uniform actions",
@@ -69,11 +68,6 @@ def _ant_terminates(obs: Any, action: Any, next_obs: Any) -> Any:
     return ~((height >= 0.2) & (height <= 1.0) & (abs(next_obs) < math.inf).all(-1))
 
 
-def _never_terminates(obs: Any, action: Any, next_obs: Any) -> Any:
-    """False in every row: episodes are only cut."""
-    return abs(next_obs[..., 0]) < 0
-
-
 @dataclass(frozen=True)
 class Body:
     """One body of the family."""
@@ -103,7 +97,7 @@ BODIES = {
             Reference("D4RL halfcheetah", -280.178953, 12135.0),
             17,
             6,
-            _never_terminates,
+            never,
         ),
         Body("walker2d", "Walker2d-v5", Reference("D4RL walker2d", 1.629008, 4592.3), 17, 6, _walker2d_terminates),
         Body(
@@ -202,7 +196,7 @@ def _sparse_task(name: str) -> Task:
         obs_dim=line.obs_dim,
         act_dim=line.body.act_dim,
         horizon=line.body.horizon,
-        terminates=_never_terminates,
+        terminates=never,
     )
 
 
@@ -287,13 +281,11 @@ def read_behaviours(path: Path, obs_dim: int, act_dim: int) -> Behaviours:
     Three layers, ReLU between; the last gives mean and log standard deviation of the action before its tanh. Metadata
     ``record`` is JSON. Raises ``DataError`` for a missing or broken file, naming the array.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file of behaviour policies; this installation lacks it, install segue again")
     from safetensors import SafetensorError, safe_open
 
     levels: dict[str, dict[str, np.ndarray]] = {}
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = made.file_hash(path)
         with safe_open(path, framework="numpy") as file:
             record = (file.metadata() or {}).get("record", "{}")
             for key in file.keys():  # noqa: SIM118  (not a dictionary)

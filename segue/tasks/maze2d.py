@@ -34,7 +34,7 @@ from segue.tasks.dataset import Dataset, dataset_from_arrays
 from segue.tasks.environment import Step
 from segue.tasks.formats import Reading
 from segue.tasks.made import Making
-from segue.tasks.task import Reference, Task
+from segue.tasks.task import Reference, Task, never
 
 TIME_STEP = 0.01  # s
 MASS = 1000 * 4 / 3 * math.pi * 0.1**3  # kg, a ball
@@ -204,11 +204,6 @@ def catalogue() -> dict[str, str]:
     return lines | {f"maze2d-{MISSING}": "maze2d-large; data without the goal's region and two corners"}
 
 
-def never_ends(obs: Any, action: Any, next_obs: Any) -> Any:
-    """The rule of ends of a task that has none, [B] bool."""
-    return next_obs[..., 0] < -math.inf
-
-
 def task(name: str, making: Making) -> Task:
     """The task ``maze2d-umaze``, ``-medium``, ``-large`` or ``-large-missing-data``; data are made in seconds."""
     level = name.removeprefix("maze2d-")
@@ -224,6 +219,6 @@ def task(name: str, making: Making) -> Task:
         obs_dim=4,
         act_dim=2,
         horizon=maze.horizon,
-        terminates=never_ends,
+        terminates=never,
         reading=D4RL,
     )

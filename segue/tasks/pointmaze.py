@@ -23,8 +23,8 @@ from segue.tasks import made, mazes
 from segue.tasks.dataset import Dataset, dataset_from_arrays
 from segue.tasks.environment import Environment, robotics
 from segue.tasks.made import Making
-from segue.tasks.maze2d import GAINS, NOISE, REACH, never_ends
-from segue.tasks.task import Reference, Task
+from segue.tasks.maze2d import GAINS, NOISE, REACH
+from segue.tasks.task import Reference, Task, never
 
 PACKAGES = ("mujoco", "gymnasium", "gymnasium-robotics")  # whose versions move the rows
 NEAR_GOAL = 0.45  # the package's, units
@@ -155,5 +155,5 @@ def task(name: str, making: Making) -> Task:
         obs_dim=4,
         act_dim=2,
         horizon=maze.horizon,
-        terminates=never_ends,
+        terminates=never,
     )
