@@ -109,7 +109,7 @@ def test_cubes_are_paid_by_where_they_are(package):
     xyz = np.array([[0.039, 0, 0], [0, 0.041, 0], [0, 0, 0]]) + ogbench.CUBE_GOAL
     qpos = np.zeros((3, 21))
     qpos[:, 14:17] = xyz
-    reward, done = ogbench.paid(place, "cube-single-play", {"qpos": qpos})
+    reward, done = ogbench.paid(place, {"qpos": qpos})
     assert reward.tolist() == [0, -1, 0]
     assert done.tolist() == [True, False, True]
     obs = np.zeros((3, 28))
@@ -125,7 +125,7 @@ def test_scenes_are_paid_by_the_parts_in_place(package):
     buttons[2, 0] = buttons[3, 0] = buttons[3, 1] = 1
     qpos[4, 23], qpos[4, 24] = -0.041, 0.039  # the drawer alone
     qpos[5, 23], qpos[5, 24], buttons[5], qpos[5, 16] = -0.16, 0.2, 1, 0.2
-    reward, done = ogbench.paid(place, "scene-play", {"qpos": qpos, "button_states": buttons})
+    reward, done = ogbench.paid(place, {"qpos": qpos, "button_states": buttons})
     assert reward.tolist() == [0, -1, -1, -2, -1, -5]
     assert done.tolist() == [True, False, False, False, False, False]
     obs = np.zeros((6, 40))
@@ -176,7 +176,7 @@ def test_the_arm_plays_the_same_rows_again(package, monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_the_arm_brings_cubes_to_their_aims(package):
     """Of its aims over 600 steps the arm reaches most: the cube ends within 0.04 m."""
-    arm = ogbench.Play(ogbench.PLACES["scene-play"], "scene-play")
+    arm = ogbench.Play(ogbench.PLACES["scene-play"])
     rng = np.random.default_rng(0)
     obs, reached, aims = arm.reset(1), 0, 0
     for _ in range(600):
@@ -217,5 +217,5 @@ def test_files_of_ogbench_that_hold_their_rewards(tmp_path):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ogbench", None)
-    with pytest.raises(ConfigError, match=r"scene-play needs OGBench: pip install 'segue\[ogbench\]'"):
+    with pytest.raises(ConfigError, match=r"scene-singletask-v0 needs ogbench: pip install 'segue\[ogbench\]'"):
         tasks.get("scene-play").make_env()

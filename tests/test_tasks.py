@@ -3,7 +3,10 @@
 import json
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import gymnasium
 import jax.numpy as jnp
@@ -16,7 +19,7 @@ from segue.errors import ConfigError, DataError, Diverged, EnvironmentFault
 from segue.tasks import made, maze2d, point_wall
 from segue.tasks.custom import custom_task
 from segue.tasks.dataset import COLUMNS, dataset_from_arrays
-from segue.tasks.environment import Environment
+from segue.tasks.environment import NEEDED, Environment, registered
 from segue.tasks.formats import read, write_npz
 from segue.tasks.point_wall import PointWall, crosses_wall
 from segue.tasks.task import Reference, Task, never
@@ -175,6 +178,26 @@ def test_door_on_reset_and_on_bad_actions():
         env.reset(0)
     with pytest.raises(ConfigError, match="has no `observation_space`"):
         Environment(object(), "nothing")
+
+
+def test_a_package_that_is_there_but_does_not_know_the_id(monkeypatch):
+    """The version that is installed and the one that is needed, which pyproject.toml names."""
+    monkeypatch.setitem(sys.modules, "gymnasium_robotics", ModuleType("gymnasium_robotics"))
+    monkeypatch.setattr("segue.tasks.environment.version", lambda _: "1.3.0")
+    with pytest.raises(ConfigError) as error:
+        registered("gymnasium-robotics", "Kitchen-v77")
+    assert str(error.value).startswith("Kitchen-v77 cannot be made with gymnasium-robotics 1.3.0 (")
+    assert "needed is gymnasium-robotics>=1.4.2,<2: pip install --upgrade 'segue[robotics]'" in str(error.value)
+
+    def without_mujoco(*_, **__):
+        raise gymnasium.error.DependencyNotInstalled("no mujoco")
+
+    monkeypatch.setattr(gymnasium, "make", without_mujoco)
+    with pytest.raises(ConfigError, match=r"needs gymnasium-robotics: pip install 'segue\[robotics\]' \(no mujoco"):
+        registered("gymnasium-robotics", "FrankaKitchen-v1")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    for package, (extra, versions) in NEEDED.items():
+        assert f"{package}{versions}" in project["optional-dependencies"][extra]
 
 
 def test_horizon_comes_from_the_spec():

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segue.tasks.dataset import Dataset
-from segue.tasks.environment import Environment, robotics
+from segue.tasks.environment import Environment, registered
 from segue.tasks.formats.common import Reading
 from segue.tasks.made import Making
 from segue.tasks.success import Success, relabelled
@@ -171,6 +171,6 @@ def _parsed(name: str) -> tuple[Skill, bool, bool]:
 def make_env(name: str) -> Environment:
     """The environment of a task. Raises ``ConfigError`` without gymnasium-robotics."""
     skill, binary, ends = _parsed(name)
-    env = robotics(skill.env_id, max_episode_steps=skill.horizon)
+    env = registered("gymnasium-robotics", skill.env_id, max_episode_steps=skill.horizon)
     lost = None if binary else skill.lost
     return Environment(Success(env, binary=binary, ends=ends, lost=lost), name)  # type: ignore[arg-type]

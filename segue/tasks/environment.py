@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import redirect_stderr
+from importlib import import_module
+from importlib.metadata import version
 from io import StringIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     import gymnasium
 
 
+NEEDED = {  # package: segue's extra, and the versions that this names
+    "gymnasium-robotics": ("robotics", ">=1.4.2,<2"),
+    "ogbench": ("ogbench", ">=1.2.2,<2"),
+}
 LARGEST_REWARD = float(np.finfo(np.float32).max)  # the store holds float32
 
 
@@ -145,18 +151,25 @@ class Environment:
         return part.ravel()
 
 
-def robotics(env_id: str, **settings: Any) -> Any:
-    """An environment of gymnasium-robotics. Raises ``ConfigError`` without the package."""
+def registered(package: str, env_id: str, **settings: Any) -> Any:
+    """An environment that a package of `NEEDED` registers with Gymnasium, by its id.
+
+    Raises ``ConfigError`` without the package or the simulator, and where the installed version does not know the id.
+    """
     import gymnasium
 
+    extra, versions = NEEDED[package]
     try:
         with redirect_stderr(StringIO()):  # a notice on dense Adroit rewards, which docs/adroit.md has too
-            import gymnasium_robotics
-
-        gymnasium.register_envs(gymnasium_robotics)
+            gymnasium.register_envs(import_module(package.replace("-", "_")))
         return gymnasium.make(env_id, disable_env_checker=True, **settings)
-    except (ImportError, gymnasium.error.Error) as error:
-        raise ConfigError(f"{env_id} needs gymnasium-robotics: pip install 'segue[robotics]' ({error})") from error
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        raise ConfigError(f"{env_id} needs {package}: pip install 'segue[{extra}]' ({error})") from error
+    except gymnasium.error.Error as error:
+        raise ConfigError(
+            f"{env_id} cannot be made with {package} {version(package)} ({error}); needed is {package}{versions}: "
+            f"pip install --upgrade 'segue[{extra}]'"
+        ) from error
 
 
 def _numbers(episode: Any) -> dict[str, float]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from segue.tasks.dataset import Dataset
-from segue.tasks.environment import Environment, robotics
+from segue.tasks.environment import Environment, registered
 from segue.tasks.formats.common import Reading
 from segue.tasks.made import Making
 from segue.tasks.success import relabelled
@@ -165,5 +165,7 @@ def make_env(name: str) -> Environment:
     """The environment of a task. Raises ``ConfigError`` without gymnasium-robotics."""
     parts, minari = _parts(name), name.endswith(MINARI)
     noise = {} if minari else NOISE
-    env = robotics("FrankaKitchen-v1", tasks_to_complete=list(parts), max_episode_steps=LIMIT, **noise)
+    env = registered(
+        "gymnasium-robotics", "FrankaKitchen-v1", tasks_to_complete=list(parts), max_episode_steps=LIMIT, **noise
+    )
     return Environment(Kitchen(env, None if minari else goal(parts)), name)  # type: ignore[arg-type]

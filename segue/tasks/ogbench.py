@@ -29,10 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from segue.errors import ConfigError
 from segue.tasks import made
 from segue.tasks.dataset import Dataset, dataset_from_arrays
-from segue.tasks.environment import Environment, Step
+from segue.tasks.environment import Environment, Step, registered
 from segue.tasks.formats.common import Reading
 from segue.tasks.made import Making
 from segue.tasks.success import Success
@@ -210,22 +209,15 @@ class Seeded:
         return self.unwrapped.compute_observation()
 
 
-def _make(env_id: str, name: str, **settings: Any) -> Any:
-    """OGBench's environment. Raises ``ConfigError`` without the package."""
-    import gymnasium
-
+def _make(env_id: str, **settings: Any) -> Any:
+    """OGBench's environment (`registered`)."""
     with _quiet():
-        try:
-            import ogbench  # noqa: F401  (registers its environments)
-
-            return gymnasium.make(env_id, disable_env_checker=True, **settings)
-        except (ImportError, gymnasium.error.Error) as error:
-            raise ConfigError(f"{name} needs OGBench: pip install 'segue[ogbench]' ({error})") from error
+        return registered("ogbench", env_id, **settings)
 
 
 def make_env(name: str) -> Environment:
     """The environment of a task. Raises ``ConfigError`` without OGBench."""
-    env = Success(Seeded(_make(PLACES[name].env_id, name)))
+    env = Success(Seeded(_make(PLACES[name].env_id)))
     return Environment(env, name)  # type: ignore[arg-type]
 
 
@@ -236,10 +228,10 @@ class Play:
     before the step.
     """
 
-    def __init__(self, place: Place, name: str) -> None:
+    def __init__(self, place: Place) -> None:
         env_id = f"{place.env}-v0"
         settings = {"mode": "data_collection", "terminate_at_goal": False, "max_episode_steps": EPISODE}
-        self._gym = Seeded(_make(env_id, name, **settings))
+        self._gym = Seeded(_make(env_id, **settings))
         self._door = Environment(self._gym, env_id)  # type: ignore[arg-type]
         self.obs_dim, self.act_dim = self._door.obs_dim, self._door.act_dim
         with _quiet():
@@ -300,13 +292,13 @@ def play(name: str, rows: int = ROWS, progress: made.Progress | None = None) -> 
     ``info["left_out"]`` counts these. `progress(done, total)` counts rows.
     """
     place, identity = PLACES[name], dataset_id(name)
-    arm = Play(place, name)
+    arm = Play(place)
     try:
         columns = made.collect(arm, rows, made.stream(identity), lambda _: arm.act, progress)
     finally:
         arm.close()
     states = {key: np.array(values) for key, values in arm.states.items() if values}
-    reward, done = paid(place, name, states)
+    reward, done = paid(place, states)
     ends = columns["timeout"]  # of the recordings
     columns |= {"reward": reward, "terminal": done, "timeout": columns["timeout"] & ~done}
     kept = ~going_on(done, ends)
@@ -320,11 +312,11 @@ def going_on(inside: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.append(False, inside[1:] & inside[:-1] & ~ends[:-1])
 
 
-def paid(place: Place, name: str, states: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def paid(place: Place, states: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Rewards [N] float32 and ends [N] bool of steps that start in `states`, by OGBench's own relabelling."""
     from ogbench.relabel_utils import relabel_dataset
 
-    env = _make(place.env_id, name)
+    env = _make(place.env_id)
     data: dict[str, Any] = dict(states)
     with _quiet(), _drawing(0):
         relabel_dataset(place.env_id, env, data)

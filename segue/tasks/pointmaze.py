@@ -21,7 +21,7 @@ import numpy as np
 
 from segue.tasks import made, mazes
 from segue.tasks.dataset import Dataset, dataset_from_arrays
-from segue.tasks.environment import Environment, robotics
+from segue.tasks.environment import Environment, registered
 from segue.tasks.made import Making
 from segue.tasks.maze2d import GAINS, NOISE, REACH
 from segue.tasks.task import Reference, Task, never
@@ -97,7 +97,7 @@ class FixedGoal:
 def make_env(maze: Maze, name: str) -> Environment:
     """The environment of a maze. Raises ``ConfigError`` without Gymnasium-Robotics."""
     settings = {"reward_type": "sparse", "continuing_task": True, "reset_target": False}
-    env = robotics(maze.env_id, max_episode_steps=maze.horizon, **settings)
+    env = registered("gymnasium-robotics", maze.env_id, max_episode_steps=maze.horizon, **settings)
     return Environment(FixedGoal(env, maze), name)  # type: ignore[arg-type]
 
 
