@@ -22,7 +22,7 @@ from segue.tasks import pictures
 ROOT = Path(__file__).resolve().parents[1]
 RECORD, PAGE, DRAWN = (ROOT / "docs" / name for name in ("datasets.json", "datasets.md", "pictures"))
 CHECKSUMS = ROOT / "segue" / "tasks" / "checksums.json"
-VERSIONS = ("mujoco", "gymnasium", "gymnasium-robotics", "ogbench", "numpy")  # that move the rows
+VERSIONS = ("mujoco", "gymnasium", "gymnasium-robotics", "ogbench", "dm-control", "scipy", "numpy")  # that move the rows
 HEAD = """# Datasets that segue makes
 
 `segue data make NAME` rolls them out on your machine; `segue data info NAME --picture FILE.png` draws one. None of them
@@ -46,7 +46,7 @@ def record(name: str) -> dict[str, Any]:
     versions = {key: value for key, value in told["versions"].items() if key in VERSIONS}
     machine = f"{platform.system()} {platform.machine()}"
     made = {"seconds": round(seconds, 1), "commit": commit(), "machine": machine, "versions": versions}
-    return {key: told[key] for key in kept} | made
+    return {key: told[key] for key in kept} | made | {"asked": told["info"].get("rows", told["rows"])}
 
 
 def row(name: str, told: dict[str, Any]) -> str:
@@ -82,7 +82,7 @@ def main() -> None:
     for name in a.names:
         records[name] = one = record(name)
         if not one["transforms"]:  # what is filtered follows from what is not
-            checksums[one["name"]] = {"hash": one["hash"], "rows": one["rows"], "versions": one["versions"]}
+            checksums[one["name"]] = {"hash": one["hash"], "rows": one["asked"], "versions": one["versions"]}
         print(row(name, one), flush=True)
         RECORD.write_text(json.dumps(records, indent=1) + "\n")
         CHECKSUMS.write_text(json.dumps(checksums, indent=1) + "\n")

@@ -49,6 +49,8 @@ PACKAGES = (
     "gymnasium",
     "gymnasium-robotics",
     "ogbench",
+    "dm-control",
+    "scipy",
     "minari",
     "numpy",
     "segue",
