@@ -21,6 +21,8 @@ from segue import tasks
 from segue.errors import ConfigError, DataError, SegueError
 from segue.tasks.dataset import COLUMNS, D4RL, Dataset, dataset_from_arrays
 from segue.tasks.formats import Reading, located, manifest, read, read_columns, write
+from segue.tasks.formats import table as tables
+from segue.tasks.formats.common import Sizes
 from segue.tasks.task import Reference
 
 pa = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
@@ -688,8 +690,8 @@ def test_ogbench_rewards_and_masks_that_are_there(tmp_path):
     data = read(path, reading=Reading(kind="ogbench"))
     assert data.terminal.tolist() == flags(".t...").tolist()
     assert data.timeout.tolist() == flags("..t.t").tolist()
-    with pytest.raises(DataError, match="rewards are in the file already"):
-        read(path, reading=Reading(kind="ogbench", task="cube-single-singletask-v0"))
+    named = read(path, reading=Reading(kind="ogbench", task="cube-single-singletask-v0"))  # nothing is computed anew
+    assert named.hash == data.hash
 
 
 @pytest.mark.parametrize(
@@ -1069,6 +1071,37 @@ def test_mutated_files_end_in_one_error(tmp_path_factory, kind, data):
 @given(head=st.booleans(), raw=st.binary(max_size=200))
 def test_arbitrary_bytes_end_in_one_error(tmp_path_factory, kind, head, raw):
     feed(tmp_path_factory, kind, (seed(kind)[:8] if head else b"") + raw)
+
+
+@pytest.mark.parametrize("kind", ["a.parquet", "m.parquet"])
+def test_a_broken_schema_of_parquet_does_not_end_the_process(tmp_path_factory, kind):
+    raw = bytearray(seed(kind))
+    place = raw.index(b"schema\x15") + 10  # repetition of the first column, which the histogram of its levels follows
+    assert raw[place - 1 : place + 1] == b"\x35\x02"
+    raw[place] = 18
+    feed(tmp_path_factory, kind, bytes(raw))
+
+
+def test_sizes_in_a_footer_are_those_of_pyarrow(tmp_path, monkeypatch):
+    nested = pa.StructArray.from_arrays([pa.array(range(300)), pa.array([[1.0, 2.0]] * 300)], ["x", "y"])
+    wide = {f"c{i}": pa.array([i % 2 == 0] * 300) for i in range(20)}  # more columns than a short list holds
+    pq.write_table(pa.table({"a": [0.5] * 300, "ö": nested, **wide}), tmp_path / "a.parquet", row_group_size=100)
+    seen = []
+    monkeypatch.setattr(Sizes, "add", lambda _, *sizes: seen.append(sizes))
+    tables.check_declared(tmp_path / "a.parquet", ["a", "ö.y", "c19"], 300, Sizes(""))
+    told = pq.ParquetFile(tmp_path / "a.parquet").metadata
+    chunks = [told.row_group(g).column(c) for g in range(3) for c in (0, 2, 22)]
+    assert [chunk.path_in_schema for chunk in chunks[:3]] == ["a", "ö.y.list.element", "c19"]
+    sizes = [(max(8 * c.num_values, c.total_uncompressed_size), c.total_compressed_size) for c in chunks]
+    assert [entry[:2] for entry in seen[:-1]] == sizes
+    assert seen[-1][:2] == (2400, (tmp_path / "a.parquet").stat().st_size)
+    monkeypatch.undo()
+    monkeypatch.setattr(tables, "FOOTER", 100)
+    fails(
+        tmp_path / "a.parquet",
+        "write it with fewer row groups",
+        reading=Reading(columns={"obs": "a", "action": "c0", "reward": "c1"}),
+    )
 
 
 @FUZZ

@@ -347,7 +347,7 @@ def _parquet_part(pa: Any, file: Path, reading: Reading, sizes: Sizes, where: st
     with pa.parquet.ParquetFile(file, memory_map=True) as source:
         wanted = _wanted(pa, source.schema_arrow, reading, where)
         names = [".".join(path) for path in wanted]
-        check_declared(source.metadata, names, file, sizes)
+        check_declared(file, names, source.metadata.num_rows, sizes)
         table = source.read(names)
     found = {path: _at(pa, table, path, where) for path in wanted}
     for array in found.values():

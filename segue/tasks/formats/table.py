@@ -40,6 +40,9 @@ VECTORS = ("obs", "action", "next_obs")
 TRUTH = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}  # texts of flags, in lower case
 WIDE = 64  # characters that a flag or the name of an episode may have, less one
 BATCH = 2**16  # rows of a Parquet file that are decoded at a time
+FOOTER = 2**24  # bytes that a Parquet file may take to describe its columns
+ROW_GROUPS, CHUNKS, CHUNK_METADATA = 4, 1, 3  # fields of Parquet's footer, of a row group, of a column in it
+PATH, VALUES, UNPACKED, PACKED = 3, 5, 6, 7  # fields of a column's metadata: name, number of values, bytes
 OURS = re.compile(r'\s*\{\s*"segue"\s*:')  # how the file beside a CSV of our own begins
 HEAD = 64  # characters of it that are looked at
 SEAL = b"segue"  # key of our envelope in a Parquet file's metadata
@@ -255,7 +258,7 @@ def _parquet(path: Path, reading: Reading, narrow: bool) -> Raw:
         roles, ignored = _roles(names, reading if seal is None else Reading(), path)
         wanted = [name for fits in roles.values() for name in fits]
         cut = reading.episode if seal is None else None
-        check_declared(file.metadata, [*wanted, *([cut] if cut else [])], path, Sizes(path))
+        check_declared(path, [*wanted, *([cut] if cut else [])], file.metadata.num_rows, Sizes(path))
         rows, row = file.metadata.num_rows, 0
         columns: dict[str, np.ndarray] = {}
         episodes: list[np.ndarray] = []
@@ -290,18 +293,85 @@ def _parquet(path: Path, reading: Reading, narrow: bool) -> Raw:
     return Raw(columns, info | ({"ignored_columns": ignored} if ignored else {}), False, path.stem)
 
 
-def check_declared(metadata: Any, wanted: list[str], path: Path, sizes: Sizes) -> None:
+def check_declared(path: Path, wanted: list[str], rows: int, sizes: Sizes) -> None:
     """Adds the wanted columns of a Parquet file, dots in the names of nested ones, to what is declared.
 
-    Refuses, before any is decoded, columns whose values cannot lie in the file.
+    Refuses, before any is decoded, columns whose values cannot lie in the file. pyarrow would tell their sizes too, but
+    ends the process where the record of a column is broken.
     """
-    for group in range(metadata.num_row_groups):
-        for place in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(place)
-            if any(chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.") for name in wanted):
-                size = max(8 * chunk.num_values, chunk.total_uncompressed_size)
-                sizes.add(size, chunk.total_compressed_size, f"{path}: column {chunk.path_in_schema!r}")
-    sizes.add(8 * metadata.num_rows, path.stat().st_size, f"{path}: its footer")
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(-8, 2)
+        size = int.from_bytes(file.read(4), "little")
+        if size > FOOTER:
+            raise DataError(f"{path}: its footer takes {size} bytes; write it with fewer row groups")
+        file.seek(-8 - size, 2)
+        footer = _Thrift(file.read(size)).struct()
+    for group in footer[ROW_GROUPS]:
+        for chunk in group[CHUNKS]:
+            told = chunk[CHUNK_METADATA]
+            name = b".".join(told[PATH]).decode()
+            if any(name == column or name.startswith(f"{column}.") for column in wanted):
+                size = max(8 * told[VALUES], told[UNPACKED], 0)
+                sizes.add(size, min(max(told[PACKED], 0), length), f"{path}: column {name!r}")
+    sizes.add(8 * rows, length, f"{path}: its footer")
+
+
+class _Thrift:
+    """Thrift's compact protocol, which Parquet's footers are written in: a struct is its fields' values by number."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw, self.at = raw, 0
+
+    def struct(self) -> dict[int, Any]:
+        found, number = dict[int, Any](), 0
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._integer()
+            found[number] = self._value(head & 15)
+        return found
+
+    def _value(self, kind: int) -> Any:
+        if kind in (1, 2):  # a flag, which is its own value
+            return kind == 1
+        if kind == 3:
+            return self._byte()
+        if kind in (4, 5, 6):
+            return self._integer()
+        if kind == 7:  # a float, which no size is
+            return self._bytes(8)
+        if kind == 8:
+            return self._bytes(self._natural())
+        if kind in (9, 10):
+            head = self._byte()
+            n, inner = head >> 4, head & 15
+            n = self._natural() if n == 15 else n
+            return [self._value(3 if inner in (1, 2) else inner) for _ in range(n)]
+        if kind == 12:
+            return self.struct()
+        raise ValueError(f"a footer with values of kind {kind}")
+
+    def _bytes(self, n: int) -> bytes:
+        self.at += n
+        if self.at > len(self.raw):
+            raise EOFError("the footer ends early")
+        return self.raw[self.at - n : self.at]
+
+    def _byte(self) -> int:
+        return self._bytes(1)[0]
+
+    def _natural(self) -> int:
+        value = shift = 0
+        while shift < 70:  # seven bits a byte, the lowest first
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+            shift += 7
+        raise ValueError("a footer with a number of more than 64 bits")
+
+    def _integer(self) -> int:
+        value = self._natural()  # 0, -1, 1, -2, ...
+        return value >> 1 ^ -(value & 1)
 
 
 def vectors(array: Any, where: str, row: int = 0) -> np.ndarray:
