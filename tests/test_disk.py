@@ -186,6 +186,7 @@ def manifest_with(folder, **fields):
         (lambda f: manifest_with(f, rows=True), "field 'rows' is True"),
         (lambda f: manifest_with(f, rows=2**60), "field 'rows'"),
         (lambda f: manifest_with(f, info=[]), "field 'info'"),
+        (lambda f: manifest_with(f, info={"transforms": [1]}), "'transforms' is no list of objects"),
         (lambda f: manifest_with(f, obs_dim=3), r"rows\.f32: holds [\d,]+ bytes and not"),
         (lambda f: (f / "reward.f32").unlink(), r"reward\.f32: cannot be read"),
         (lambda f: (f / "timeout.b1").write_bytes(b"\0"), r"timeout\.b1: holds 1 bytes"),

@@ -22,7 +22,8 @@ from segue.tasks import pictures
 ROOT = Path(__file__).resolve().parents[1]
 RECORD, PAGE, DRAWN = (ROOT / "docs" / name for name in ("datasets.json", "datasets.md", "pictures"))
 CHECKSUMS = ROOT / "segue" / "tasks" / "checksums.json"
-VERSIONS = ("mujoco", "gymnasium", "gymnasium-robotics", "ogbench", "dm-control", "scipy", "numpy")  # that move the rows
+# packages that move the rows
+VERSIONS = ("mujoco", "gymnasium", "gymnasium-robotics", "ogbench", "dm-control", "scipy", "numpy")
 HEAD = """# Datasets that segue makes
 
 `segue data make NAME` rolls them out on your machine; `segue data info NAME --picture FILE.png` draws one. None of them

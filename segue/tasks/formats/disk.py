@@ -29,7 +29,7 @@ import numpy as np
 
 from segue.errors import DataError
 from segue.tasks.dataset import COLUMNS, Dataset, closed
-from segue.tasks.formats.common import Raw, Reading, info_text, parsed_json
+from segue.tasks.formats.common import Raw, Reading, checked_info, info_text, parsed_json
 from segue.tasks.formats.memory import left_on_disk, stays_on_disk
 
 SUFFIX = ".segue"
@@ -168,6 +168,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     for key, kind in kinds.items():
         if type(found.get(key)) is not kind or (kind is int and not 0 < found[key] < 2**48):
             raise DataError(f"{path}: field {key!r} is {found.get(key)!r}; import the dataset again")
+    checked_info(found["info"], str(path))
     return found
 
 

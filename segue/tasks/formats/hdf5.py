@@ -95,6 +95,7 @@ def cuts(path: Path, pieces: int) -> list[int]:
         sizes = Sizes(path, whole=False)
         keys = [key for c in ("terminal", "timeout") for key in (c, D4RL[c]) if key in file]
         flags = [column(file, key, f"{path}: column {key!r}", sizes, narrow=True) for key in keys]
+        flags = [flag[:, 0] if flag.ndim == 2 and flag.shape[1] == 1 else flag for flag in flags]
     if not flags or any(flag.ndim != 1 or len(flag) != len(flags[0]) for flag in flags):
         return []
     behind = np.flatnonzero(np.logical_or.reduce([flag != 0 for flag in flags])) + 1
