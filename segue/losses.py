@@ -97,6 +97,77 @@ def entropy_regularised(
     return loss, {"actor/loss": loss, "actor/nll": nll, "actor/entropy": entropy}
 
 
+# ------------------------------------------------------------------------------------------------- conservative values
+
+DUAL_LIMIT = 1e6  # a dual variable is held below it
+
+
+def log_temperature(log_alpha: Array, log_prob: Float[Array, "*B"], target_entropy: float) -> Loss:
+    """Entropy constraint on the logarithm, log alpha (H - H_target), H detached (CQL's released code)."""
+    entropy = -jax.lax.stop_gradient(log_prob).mean()
+    return log_alpha * (entropy - target_entropy), {"actor/alpha": jnp.exp(log_alpha)}
+
+
+def soft_maximum(
+    q: Float[Array, "*E N B"], log_density: Float[Array, "#N #B"], temperature: float = 1.0
+) -> Float[Array, "*E B"]:
+    """T log sum_n exp((Q(s, a_n) - log p(a_n)) / T) over sampled actions (Kumar et al. 2020, app. F)."""
+    log_density = jax.lax.stop_gradient(log_density)
+    return temperature * jax.nn.logsumexp((q - log_density) / temperature, axis=-2)
+
+
+def conservative(
+    soft_max: Float[Array, "E B"], q: Float[Array, "E B"], weight: float | Array, threshold: float = 0.0
+) -> Loss:
+    """weight (mean of soft maximum - Q(s, a), less the threshold), summed over members (Kumar et al. 2020, eq. 4)."""
+    gap = (soft_max - q).mean(-1)  # [E]
+    loss = (jax.lax.stop_gradient(weight) * (gap - threshold)).sum()
+    return loss, {"critic/penalty": loss / len(gap), "critic/gap": gap.mean()}
+
+
+def dual(log_dual: Array) -> Array:
+    """The dual variable from its logarithm."""
+    return jnp.minimum(jnp.exp(log_dual), DUAL_LIMIT)
+
+
+def gap_constraint(log_dual: Array, gap: Array, weight: float, threshold: float) -> Loss:
+    """-alpha' weight (gap - threshold), the gap detached: alpha' grows while it is too wide (app. F)."""
+    value = dual(log_dual)
+    return -value * weight * (jax.lax.stop_gradient(gap) - threshold), {"critic/dual": value}
+
+
+def best_sample(q: Float[Array, "*E n B"], log_prob: Float[Array, "n B"]) -> tuple[Array, Array]:
+    """The largest of n sampled values and the log-probability of its action, ``[*E, B]`` each."""
+    best = q.argmax(-2, keepdims=True)
+    pick = lambda x: jnp.take_along_axis(jnp.broadcast_to(x, q.shape), best, -2).squeeze(-2)
+    return pick(q), pick(log_prob)
+
+
+class Bound(Protocol):
+    """Lower bounds of the values pushed down: of uniform actions, the policy's, and its actions at the next state."""
+
+    def __call__(self, mc_return: Float[Array, " B"]) -> Float[Array, "3 B"]: ...
+
+
+@dataclass(frozen=True)
+class Unbounded:
+    """No bound (CQL)."""
+
+    def __call__(self, mc_return: Array) -> Array:
+        return jnp.full((3, *mc_return.shape), -jnp.inf, mc_return.dtype)
+
+
+@dataclass(frozen=True)
+class ReturnBound:
+    """The return-to-go of the row (Cal-QL); -inf, where it is unknown, bounds nothing."""
+
+    uniform: bool = False  # uniform actions too (Sobol Mark et al. 2023, app. B.3)
+
+    def __call__(self, mc_return: Array) -> Array:
+        uniform = mc_return if self.uniform else jnp.full_like(mc_return, -jnp.inf)
+        return jnp.stack([uniform, mc_return, mc_return])
+
+
 # -------------------------------------------------------------------------------------------------------- aggregations
 
 

@@ -10,6 +10,7 @@ that XLA sends every product to its fast path (`gradients` switches it; tests ho
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -245,9 +246,11 @@ class Value(Module):
         return self.net(obs)[..., 0]
 
 
-def critic(key: Key, spec: Spec, hidden: Sequence[int], members: int = 2, layer_norm: bool = False) -> Critic:
+def critic(
+    key: Key, spec: Spec, hidden: Sequence[int], members: int = 2, layer_norm: bool = False, head_gain: float = 1.0
+) -> Critic:
     sizes = (spec.obs_dim + spec.act_dim, *hidden, 1)
-    return Critic(mlp(key, sizes, members=members, layer_norm=layer_norm))
+    return Critic(mlp(key, sizes, members=members, layer_norm=layer_norm, head_gain=head_gain))
 
 
 def value(key: Key, spec: Spec, hidden: Sequence[int], layer_norm: bool = False) -> Value:
@@ -334,6 +337,22 @@ class Deterministic(Module):
 
     def log_prob(self, action: Array) -> Array:
         raise TypeError("a deterministic actor has no log-probability")
+
+
+def repeated(x: Array, n: int) -> Array:
+    """`n` times the same along a new first axis."""
+    return jnp.broadcast_to(x, (n, *x.shape))
+
+
+def samples(pi: TanhNormal, key: Key, n: int) -> tuple[Array, Array]:
+    """`n` actions for each observation, ``[n, *B, A]``, and their log-probabilities, ``[n, *B]``."""
+    return jax.tree.map(lambda x: repeated(x, n), pi).sample_and_log_prob(key)
+
+
+def uniform_samples(key: Key, like: Float[Array, "*B A"]) -> tuple[Float[Array, "*B A"], Float[Array, "*B"]]:
+    """Actions uniform in the box, as many as those of `like`, with their log-density."""
+    a = jax.random.uniform(key, like.shape, like.dtype, -1, 1)
+    return a, jnp.full_like(a[..., 0], -a.shape[-1] * math.log(2))
 
 
 # -------------------------------------------------------------------------------------------------------------- actors

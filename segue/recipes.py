@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from segue.errors import ConfigError, nearest
-from segue.learners import BC, DT, IQL, MOPO, ODT, PEX, SAC, TD3, Expand, Standardise
-from segue.phases import PerEpisode, Phase, Warmup
+from segue.learners import BC, CQL, DT, IQL, MOPO, ODT, PEX, SAC, TD3, Expand, Standardise
+from segue.losses import Bound, ReturnBound, Unbounded
+from segue.phases import PerEpisode, PerStep, Phase, Warmup
+from segue.presets import cql as cql_presets
 from segue.presets import dt as dt_presets
 from segue.presets import odt as odt_presets
 from segue.presets import preset
@@ -22,6 +25,7 @@ from segue.transitions import Carry, Reset
 
 Phases = tuple[Phase, ...]
 Recipe = Callable[..., Phases]
+STEPWISE = PerStep()
 
 
 def bc(task: Any, offline_steps: int = 100_000, online_steps: int = 0) -> Phases:
@@ -91,6 +95,46 @@ def sac(task: Any, offline_steps: int = 0, online_steps: int = 1_000_000) -> Pha
 def td3(task: Any, offline_steps: int = 0, online_steps: int = 1_000_000) -> Phases:
     """TD3 from scratch on online data alone (Fujimoto et al. 2018)."""
     return (_from_scratch("td3", TD3(), offline_steps, online_steps),)
+
+
+def cql(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
+    """CQL, then CQL carried on with half of each batch from the dataset (Kumar et al. 2020)."""
+    return _conservative(task, Unbounded(), offline_steps, online_steps)
+
+
+def calql(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
+    """CQL whose values are not pushed below the data's returns, then carried on (Nakamoto et al. 2023)."""
+    return _conservative(task, ReturnBound(), offline_steps, online_steps)
+
+
+def calql_uniform(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
+    """Cal-QL that bounds the values of uniform actions too (Sobol Mark et al. 2023, app. B.3)."""
+    return _conservative(task, ReturnBound(uniform=True), offline_steps, online_steps)
+
+
+def calql_episodic(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
+    """Cal-QL in its authors' schedule: after each episode as many updates as it had steps."""
+    return _conservative(task, ReturnBound(), offline_steps, online_steps, PerEpisode(per_step=1))
+
+
+def _conservative(
+    task: Any, bound: Bound, offline_steps: int, online_steps: int, updates: PerStep | PerEpisode = STEPWISE
+) -> Phases:
+    learner, reward = CQL(**preset("cql", task), bound=bound), cql_presets.reward(task)
+    online = replace(learner, clone_steps=0)  # cloning is a start of the offline phase
+    return (
+        Phase("offline", learner, offline_steps, reward=reward),
+        Phase(
+            "online",
+            online,
+            online_steps,
+            online=True,
+            transition=Carry(),
+            replay=Symmetric(cql_presets.mixing(task)),
+            reward=reward,
+            updates=updates,
+        ),
+    )
 
 
 def mopo(task: Any, offline_steps: int = 500_000, online_steps: int = 0) -> Phases:

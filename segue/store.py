@@ -29,13 +29,24 @@ UNKNOWN = -jnp.inf  # return-to-go of a row whose episode is open
 
 @dataclass(frozen=True)
 class Affine:
-    """A phase's reward convention: ``scale * r + shift``."""
+    """A phase's reward convention: ``scale * r + shift``.
+
+    `failure` is what the task pays a step without success, where that goes on for ever: the return-to-go of an episode
+    that paid nothing else up to its time limit is that of endless failure.
+    """
 
     scale: float = 1.0
     shift: float = 0.0
+    failure: float | None = None
 
     def __call__(self, reward: Array) -> Array:
         return self.scale * reward + self.shift
+
+    def endless(self, discount: float | Array) -> Array:
+        """Return of endless failure; -inf without discount."""
+        gamma = jnp.asarray(discount, jnp.float32)
+        value = self(jnp.asarray(self.failure, jnp.float32)) / jnp.where(gamma < 1, 1 - gamma, 1)
+        return jnp.where(gamma < 1, value, UNKNOWN)
 
 
 class Layout(NamedTuple):
@@ -223,6 +234,18 @@ def returns_to_go(
     return jax.lax.scan(body, jnp.zeros(()), (reward, last), reverse=True)[1]
 
 
+def _returns(raw: Float[Array, " N"], terminal: Array, timeout: Array, reward: Affine, discount: float) -> Array:
+    """Return-to-go of whole episodes by a reward convention, from the task's rewards."""
+    mc = returns_to_go(reward(raw), terminal, timeout, discount)
+    if reward.failure is None:
+        return mc
+    last = jnp.maximum(terminal, timeout).astype(jnp.int32)
+    episode = jnp.cumsum(last) - last  # [N], counted from 0
+    failing = (raw == reward.failure) & (terminal == 0)
+    failed = jax.ops.segment_min(failing.astype(jnp.int32), episode, len(raw))
+    return jnp.where(failed[episode] > 0, reward.endless(discount), mc)
+
+
 def with_returns(store: Store, reward: Affine, discount: float, closed: int) -> Store:
     """The store with return-to-go by this phase's transform and discount; `closed` ring rows lie in closed episodes.
 
@@ -230,12 +253,12 @@ def with_returns(store: Store, reward: Affine, discount: float, closed: int) -> 
     """
     layout, ring = store.layout, store.ring
     c = layout.columns(store.offline) if store.disk is None else store.disk.scalars()
-    offline_mc = returns_to_go(reward(c["reward"]), c["terminal"], c["timeout"], discount)
+    offline_mc = _returns(c["reward"], c["terminal"], c["timeout"], reward, discount)
     written, capacity = int(ring.written), ring.capacity
     if written:
         order = np.arange(max(0, written - capacity), written) % capacity  # oldest first
         c = layout.columns(ring.rows[order])
-        mc = returns_to_go(reward(c["reward"]), c["terminal"], c["timeout"], discount)
+        mc = _returns(c["reward"], c["terminal"], c["timeout"], reward, discount)
         age = np.arange(max(0, written - capacity), written)
         mc = jnp.where(jnp.asarray(age < closed), mc, UNKNOWN)
         ring = Ring(ring.rows, ring.mc_return.at[order].set(mc), ring.written)
@@ -249,7 +272,11 @@ def _episode_returns(
     age = jnp.arange(padded) - padded + length  # of the `padded` newest rows within the episode; before it: negative
     slots = (written - length + age) % rows.shape[0]
     inside = (age >= 0) & (jnp.arange(padded) >= padded - rows.shape[0])
-    values = returns_to_go(reward(rows[slots, -4]), jnp.zeros(padded), jnp.zeros(padded), discount)
+    raw = rows[slots, -4]
+    values = returns_to_go(reward(raw), jnp.zeros(padded), jnp.zeros(padded), discount)
+    if reward.failure is not None:
+        failed = ((raw == reward.failure) | ~inside).all() & (rows[slots[-1], -3] == 0)
+        values = jnp.where(failed, reward.endless(discount), values)
     return mc_return.at[jnp.where(inside, slots, rows.shape[0])].set(values, mode="drop")
 
 

@@ -16,7 +16,9 @@ from zoo import (
     ZOO,
     batch_for,
     bc,
+    calql,
     close,
+    cql,
     handover,
     iql,
     make_batch,
@@ -30,7 +32,7 @@ from segue import losses
 from segue import types as segue_types
 from segue.dynamics import Pool
 from segue.errors import ConfigError, HandoverError
-from segue.learners import BC, IQL, PEX, SAC, TD3, Expand, Hold
+from segue.learners import BC, CQL, IQL, PEX, SAC, TD3, Expand, Hold
 from segue.types import Trained, core, split, with_core
 
 KEY = jax.random.key(5)
@@ -95,7 +97,7 @@ def test_update_is_finite_and_repeatable(name):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((state, info)))
 
 
-@pytest.mark.parametrize("name", ["sac", "redq", "td3", "pex(iql)", "pex(sac)"])
+@pytest.mark.parametrize("name", ["sac", "redq", "td3", "cql", "pex(iql)", "pex(sac)"])
 def test_the_key_matters(name):
     other, _ = step_of(ZOO[name])(state_of(ZOO[name]), batch_for(ZOO[name]), jax.random.key(6))
     assert not same(other, updated(ZOO[name])[0])
@@ -123,6 +125,7 @@ def test_seeds_at_once_are_seeds_one_by_one(name):
 
 
 HELD = {
+    "cql": {"log_dual"},
     "hold(sac, actor)": {"actor"},
     "hold(iql, critic)": {"critic", "target_critic"},
     "pex(hold(iql, value))": {"value"},
@@ -195,7 +198,7 @@ def test_policy(name):
 # ------------------------------------------------------------------------------------------------------ target networks
 
 
-@pytest.mark.parametrize("name", ["iql", "sac", "pairs", "td3", "pex(iql)"])
+@pytest.mark.parametrize("name", ["iql", "sac", "pairs", "td3", "cql", "pex(iql)"])
 def test_targets_move_by_exactly_the_rate(name):
     """Once per update: TD3's cycle moves all its targets once, after its last critic step."""
     before, after = nets_of(state_of(ZOO[name])), nets_of(updated(ZOO[name])[0])
@@ -399,6 +402,53 @@ def test_pex_refuses_a_learner_without_critic_by_name():
         PEX(bc).init(KEY, SPEC)
 
 
+# ------------------------------------------------------------------------------------------------------- CQL and Cal-QL
+
+
+@pytest.mark.parametrize("bound", [losses.ReturnBound(), losses.ReturnBound(uniform=True)], ids=["policy", "uniform"])
+def test_a_bound_of_minus_infinity_makes_calql_equal_to_cql_bit_for_bit(bound):
+    batch = batch_for(cql, mc_return=np.full(ROWS, -np.inf))
+    plain, info = step_of(cql)(state_of(cql), batch, KEY)
+    assert same((plain, info), step_of(replace(cql, bound=bound))(state_of(cql), batch, KEY))
+    bounded, info = step_of(replace(cql, bound=bound))(state_of(cql), batch_for(cql), KEY)
+    assert not same(plain.critic, bounded.critic)
+    assert same(plain.actor, bounded.actor)
+    assert 0 < info["critic/bounded"] < (1 if bound.uniform else 2 / 3)
+
+
+def test_calql_above_all_values_pushes_no_action_down():
+    """methods_a 10.5: with a very large return the sampled values carry no gradient, those of the data's actions do."""
+    learner = replace(cql, bound=losses.ReturnBound(uniform=True))
+    batch = batch_for(learner, mc_return=np.full(ROWS, 1e6))
+    (s, a, *_), before = batch.transition, state_of(learner)
+    after, info = step_of(learner)(before, batch, KEY)
+    assert float(info["critic/bounded"]) == 1.0
+    error = step_of(replace(learner, weight=0.0))(before, batch, KEY)[0].critic.opt.mu  # of the squared error alone
+    push = jax.jit(jax.grad(lambda Q: -5.0 * Q(s, a).mean(-1).sum()))(before.critic.net)
+    close(after.critic.opt.mu, jax.tree.map(lambda e, g: e + 0.1 * g, error, push), rtol=2e-5, atol=2e-6)
+
+
+def test_cql_clones_in_its_first_updates_only():
+    learner, before, batch = replace(cql, clone_steps=2), state_of(cql), batch_for(cql)
+    s, a = batch.obs, batch.action
+
+    def loss(pi):
+        _, log_prob = pi(s).sample_and_log_prob(split(KEY, 7)[0])
+        return (log_prob - pi(s).log_prob(a)).mean()  # alpha = 1
+
+    first, _ = step_of(learner)(before, batch, KEY)
+    close(first.actor.opt.mu, jax.tree.map(lambda g: 0.1 * g, jax.jit(jax.grad(loss))(before.actor.net)), atol=1e-6)
+    later = segue_types.replace(before, step=jnp.array(2, jnp.int32))
+    close(step_of(learner)(later, batch, KEY)[0].actor.net, updated(cql)[0].actor.net, rtol=1e-6, atol=1e-7)
+
+
+def test_cql_widens_the_weight_while_the_gap_is_too_wide():
+    for gap, sign in ((1e6, -1), (-1e6, 1)):
+        state, _ = step_of(replace(calql, gap=gap))(state_of(calql), batch_for(calql), KEY)
+        assert np.sign(float(state.log_dual.net) - 1.0) == sign
+    assert float(updated(cql)[0].log_dual.net) == 1.0  # a fixed weight leaves it
+
+
 # ------------------------------------------------------------------------------------------------------------- settings
 
 
@@ -429,6 +479,9 @@ def test_aggregations_reach_the_loss():
         (SAC, "n_critics", 0, "[1, inf)"),
         (SAC, "critic_updates", 0, "[1, inf)"),
         (TD3, "delay", 0, "[1, inf)"),
+        (CQL, "samples", 0, "[1, inf)"),
+        (CQL, "weight", -1.0, "[0, inf)"),
+        (CQL, "temperature", 0.0, "(0, inf)"),
         (TD3, "exploration", -0.1, "[0, inf)"),
         (partial(PEX, iql), "inv_temperature", -1.0, "[0, inf)"),
     ],
@@ -439,7 +492,7 @@ def test_a_value_out_of_range_is_refused_by_name(cls, field, value, interval):
     assert f".{field} lies in {interval}, not {value!r}" in str(error.value)
 
 
-@pytest.mark.parametrize("learner", [bc, iql, sac, td3, PEX(iql)], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("learner", [bc, iql, sac, td3, calql, PEX(iql)], ids=lambda x: type(x).__name__)
 def test_no_number_of_a_learner_may_be_nan(learner):
     for field in fields(learner):
         if type(getattr(learner, field.name)) in (int, float):

@@ -140,6 +140,72 @@ def test_bc_is_the_negative_log_likelihood():
     assert value(losses.bc(jnp.array([-1.0, -3.0]))) == 2.0
 
 
+# ------------------------------------------------------------------------------------------------ conservative values
+
+
+def test_soft_maximum_by_hand():
+    q = jnp.log(jnp.array([[1.0, 2.0], [3.0, 6.0]]))  # two actions, two states
+    none = jnp.zeros((2, 1))
+    np.testing.assert_allclose(losses.soft_maximum(q, none), np.log([4, 8]), rtol=1e-6)
+    np.testing.assert_allclose(losses.soft_maximum(q[None], jnp.log(0.5 + none))[0], np.log([8, 16]), rtol=1e-6)
+    # T = 2: 2 log(e^(0 / 2) + e^(log 9 / 2)) = 2 log 4
+    two = losses.soft_maximum(jnp.log(jnp.array([[1.0], [9.0]])), none, temperature=2.0)
+    np.testing.assert_allclose(two, [2 * np.log(4)], rtol=1e-6)
+
+
+def test_soft_maximum_of_a_constant_sums_inverse_densities():
+    # ten uniform actions of two dimensions have density 1 / 4: log(10 * 4), whatever Q is (methods_a 10.5)
+    density = jnp.full((10, 3), -2 * np.log(2.0))
+    np.testing.assert_allclose(losses.soft_maximum(jnp.full((10, 3), 7.0), density), 7 + np.log(40), rtol=1e-6)
+
+
+def test_soft_maximum_has_its_gradient_where_the_values_are_large_and_none_to_densities():
+    q, density = jnp.log(jnp.array([[1.0], [3.0]])), jnp.zeros((2, 1))
+    grad = jax.grad(lambda q, p: losses.soft_maximum(q, p).sum(), argnums=(0, 1))(q, density)
+    np.testing.assert_allclose(grad[0], [[0.25], [0.75]], rtol=1e-6)
+    np.testing.assert_array_equal(grad[1], 0.0)
+
+
+def test_conservative_by_hand():
+    soft, q = jnp.array([[3.0, 5.0], [2.0, 2.0]]), jnp.array([[1.0, 1.0], [2.0, 0.0]])
+    loss, info = losses.conservative(soft, q, 2.0, 0.5)  # gaps 3 and 1: 2 (2.5 + 0.5)
+    assert (float(loss), float(info["critic/gap"]), float(info["critic/penalty"])) == (6.0, 2.0, 3.0)
+    np.testing.assert_allclose(jax.grad(lambda s: losses.conservative(s, q, 2.0)[0])(soft), np.ones((2, 2)))
+    np.testing.assert_allclose(jax.grad(lambda q: losses.conservative(soft, q, 2.0)[0])(q), -np.ones((2, 2)))
+    assert float(jax.grad(lambda w: losses.conservative(soft, q, w)[0])(jnp.array(2.0))) == 0.0
+
+
+def test_gap_constraint_by_hand():
+    slope = jax.value_and_grad(lambda x, gap: losses.gap_constraint(x, gap, 5.0, 0.8)[0], argnums=(0, 1))
+    loss, (to_dual, to_gap) = slope(jnp.log(2.0), jnp.array(1.8))  # -2 * 5 * (1.8 - 0.8)
+    assert (float(loss), float(to_dual)) == (pytest.approx(-10, rel=1e-6), pytest.approx(-10, rel=1e-6))
+    assert float(to_gap) == 0.0
+    assert float(slope(jnp.log(2.0), jnp.array(0.3))[1][0]) > 0  # narrow: descent lowers the dual variable
+    assert float(losses.dual(jnp.array(50.0))) == 1e6
+
+
+def test_log_temperature_by_hand():
+    slope = jax.value_and_grad(lambda x: losses.log_temperature(x, jnp.array([-1.5, -0.5]), -2.0)[0])
+    loss, to_log_alpha = slope(jnp.array(0.5))  # H = 1: 0.5 (1 + 2)
+    assert (float(loss), float(to_log_alpha)) == (1.5, 3.0)
+
+
+def test_best_sample_takes_the_value_and_its_own_log_probability():
+    q, log_prob = jnp.array([[1.0, 7.0], [3.0, 5.0]]), jnp.array([[-1.0, -2.0], [-3.0, -4.0]])
+    best = losses.best_sample(q, log_prob)
+    np.testing.assert_array_equal(best, [[3, 7], [-3, -2]])
+    members = losses.best_sample(jnp.stack([q, -q]), log_prob)  # each member its own
+    np.testing.assert_array_equal(members[0], [[3, 7], [-1, -5]])
+    np.testing.assert_array_equal(members[1], [[-3, -2], [-1, -4]])
+
+
+def test_bounds():
+    g, none = jnp.array([2.0, -jnp.inf]), [-np.inf, -np.inf]
+    np.testing.assert_array_equal(losses.Unbounded()(g), [none] * 3)
+    np.testing.assert_array_equal(losses.ReturnBound()(g), [none, g, g])
+    np.testing.assert_array_equal(losses.ReturnBound(uniform=True)(g), [g] * 3)
+
+
 # ------------------------------------------------------------------------------------------------------- aggregations
 
 Q = jnp.array([[1.0, 7.0], [2.0, 5.0], [4.0, 6.0], [3.0, 9.0]])

@@ -9,11 +9,11 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import pytest
-from zoo import HIDDEN, SPEC, ZOO, bc, dt, iql, odt, redq, sac, td3
+from zoo import HIDDEN, SPEC, ZOO, bc, cql, dt, iql, odt, redq, sac, td3
 
 from segue.bonuses import Nothing
 from segue.errors import ConfigError, HandoverError
-from segue.learners import BC, DT, IQL, ODT, PEX, SAC, TD3, Expand, Standardise
+from segue.learners import BC, CQL, DT, IQL, ODT, PEX, SAC, TD3, Expand, Standardise
 from segue.phases import Parts, Work, update_once
 from segue.replays import Sequences, Symmetric, Uniform
 from segue.replays.sequences import Closed
@@ -30,6 +30,7 @@ OFFLINE = {
     "sac": sac,
     "redq": redq,
     "td3": td3,
+    "cql": cql,
     "pex(iql)": ZOO["pex(iql)"],
     "dt": dt,
     "odt": odt,
@@ -55,13 +56,19 @@ def base_of(learner):
 
 
 def head(learner):
-    own = {SAC: "squashed", TD3: "deterministic", DT: "actions of windows", ODT: "distributions of windows"}
+    own = {
+        SAC: "squashed",
+        CQL: "squashed",
+        TD3: "deterministic",
+        DT: "actions of windows",
+        ODT: "distributions of windows",
+    }
     return own.get(type(learner)) or learner.head
 
 
 def critics(learner):
     """What a critic must share to be carried; None without one."""
-    if isinstance(learner, SAC):
+    if isinstance(learner, SAC | CQL):
         return learner.n_critics, learner.layer_norm
     return None if isinstance(learner, BC | DT | ODT) else (2, False)
 

@@ -1,4 +1,4 @@
-"""IQL against recorded numbers of public code: three updates of the authors' and of CORL's version.
+"""Updates against recorded numbers of public code. IQL: three updates of the authors' and of CORL's version.
 
 The recorded runs hand their critic loss to Adam differently: CORL halves the sum over the two critics that we (and the
 authors) take whole. Losses are compared after halving ours. Adam hardly notices the factor: its step is
@@ -16,18 +16,19 @@ import optax
 import pytest
 from zoo import make_batch
 
-from segue.learners import DT, IQL
+from segue.learners import CQL, DT, IQL
+from segue.learners import cql as cql_page
 from segue.learners.dt import State as DTState
 from segue.learners.iql import State
 from segue.losses import action_error
-from segue.nets import Critic, GaussianActor, Layer, Mlp, Value
+from segue.nets import Critic, GaussianActor, Layer, Mlp, TanhNormal, Value
 from segue.optim import trained
 from segue.transformer import windows
-from segue.types import Spec
+from segue.types import Module, Spec
 
 FOLDER = Path(__file__).parents[1].parent / "shared" / "data" / "parity"
 RUNS = ["iql_authors", "iql"]
-STEPS, LAYERS = 3, range(3)
+STEPS = 3
 
 
 def read(name):
@@ -40,7 +41,8 @@ def read(name):
 
 def perceptron(z, net, dtype):
     array = lambda key: jnp.asarray(z[key], dtype)
-    return Mlp(tuple(Layer(array(f"{net}/layer{i}/weight"), array(f"{net}/layer{i}/bias")) for i in LAYERS))
+    layers = sum(key.startswith(f"{net}/layer") and key.endswith("/weight") for key in z)
+    return Mlp(tuple(Layer(array(f"{net}/layer{i}/weight"), array(f"{net}/layer{i}/bias")) for i in range(layers)))
 
 
 def ensemble(z, net, dtype):
@@ -308,3 +310,130 @@ def test_decision_transformer_in_single_precision():
         if not key.endswith("qkv/bias"):
             a, b = dt_leaf(out[-1][0].actor.net, key), dt_leaf(theirs, key)
             np.testing.assert_allclose(a, b, rtol=0, atol=3e-6, err_msg=key)
+
+
+# ---------------------------------------------------------------------------------------------------------------- CQL
+#
+# Recorded are the draws, so each draw of our update is answered by the recorded one, in the order of the page. The
+# recorded actor has a trainable scale and offset of its log-deviation; an actor of this file has them too.
+
+CQL_RUNS = ["cql", "cql_lagrange_maxbackup", "cql_plain_logsumexp_entropy"]
+NORMALS = ("policy_eps", "next_policy_eps", "cql_current_eps", "cql_next_eps")
+
+
+class ScaledActor(Module):
+    net: Mlp
+    multiplier: jax.Array
+    offset: jax.Array
+
+    def __call__(self, obs):
+        mean, log_std = jnp.split(self.net(obs), 2, -1)
+        return TanhNormal(mean, jnp.exp(jnp.clip(self.multiplier * log_std + self.offset, -20, 2)))
+
+
+def cql_nets(z, at, dtype):
+    number = lambda key: jnp.asarray(z[f"{at}/{key}"], dtype)
+    scale = number("actor/log_std_multiplier"), number("actor/log_std_offset")
+    nets = {
+        "actor": ScaledActor(perceptron(z, f"{at}/actor", dtype), *scale),
+        "critic": Critic(ensemble(z, f"{at}/critic", dtype)),
+        "target_critic": Critic(ensemble(z, f"{at}/target_critic", dtype)),
+        "log_alpha": number("log_alpha/value"),
+    }
+    return nets | ({"log_dual": number("log_alpha_prime/value")} if f"{at}/log_alpha_prime/value" in z else {})
+
+
+def cql_learner(z):
+    hp = lambda key: z[f"hp/{key}"].item()
+    return CQL(
+        weight=hp("cql_alpha"),
+        gap=hp("cql_target_action_gap") if hp("lagrange") else None,
+        samples=hp("cql_n_actions"),
+        importance=bool(hp("importance_sample")),
+        temperature=hp("cql_temp"),
+        backup_samples=hp("cql_n_actions") if hp("max_target_backup") else 1,
+        backup_entropy=bool(hp("backup_entropy")),
+        entropy_per_action=hp("target_entropy") / z["batch/actions"].shape[-1],
+        discount=hp("discount"),
+        target_rate=hp("tau"),
+        lr=hp("critic_learning_rate"),
+        actor_lr=hp("actor_learning_rate"),
+    )
+
+
+def cql_updates(z, dtype, monkeypatch):
+    """Batch and the states with metrics after the three updates of the public `CQL.update`."""
+    learner, nets = cql_learner(z), cql_nets(z, "init", dtype)
+    moving = {k: net if k == "target_critic" else trained(net) for k, net in nets.items()}
+    state = cql_page.State(**{"log_dual": trained(jnp.zeros((), dtype))} | moving, step=jnp.int32(0))
+    columns = {"obs": "observations", "action": "actions", "reward": "rewards", "next_obs": "next_observations"}
+    columns = {ours: z[f"batch/{theirs}"] for ours, theirs in (columns | {"terminal": "terminals"}).items()}
+    batch = make_batch(len(columns["reward"]), **columns)
+    assert batch.obs.dtype == dtype
+    left = []
+
+    def answer(shape, kind):
+        name, draw = left.pop(0)
+        assert (draw.shape, draw.dtype, name == "cql_random_action") == (shape, dtype, kind == "uniform"), name
+        return draw
+
+    @jax.jit
+    def step(state, draws):
+        left[:] = [(name, draws[name]) for name in (*NORMALS, "cql_random_action")]
+        out = learner.update(state, batch, jax.random.key(0))
+        assert not left
+        return out
+
+    monkeypatch.setattr(jax.random, "normal", lambda _key, shape, _dtype: answer(shape, "normal"))
+    monkeypatch.setattr(jax.random, "uniform", lambda _key, shape, *_: answer(shape, "uniform"))
+    out = []
+    for t in range(1, STEPS + 1):
+        draws = {name: jnp.asarray(z[f"step{t}/noise/{name}"], dtype) for name in (*NORMALS, "cql_random_action")}
+        draws = {k: jnp.moveaxis(x, 1, 0) if x.ndim == 3 else x for k, x in draws.items()}  # actions first
+        draws["next_policy_eps"] = draws["next_policy_eps"].reshape(-1, *draws["policy_eps"].shape)
+        state, info = step(state, draws)
+        out.append((state, info))
+    return out
+
+
+def cql_losses(z, at, info):
+    """Pairs of our metrics and recorded numbers: sums and means over the two critics."""
+    r = lambda key: z[f"{at}/{key}"]
+    yield info["actor/loss"], r("loss/actor")
+    yield info["actor/alpha"], r("value/alpha")
+    yield 2 * info["critic/td"], r("loss/td_critic_0") + r("loss/td_critic_1")
+    yield 2 * info["critic/penalty"], r("loss/cql_critic_0") + r("loss/cql_critic_1")
+    yield info["critic/gap"], (r("value/gap1") + r("value/gap2")) / 2
+    yield info["critic/q"], (r("value/q1").mean() + r("value/q2").mean()) / 2
+    if f"{at}/loss/lagrange" in z:
+        yield -info["critic/penalty"], r("loss/lagrange")
+        yield info["critic/dual"], r("value/alpha_prime")
+
+
+@pytest.mark.parametrize("name", CQL_RUNS)
+def test_cql_in_double_precision(name, monkeypatch):
+    z = read(name)
+    with jax.enable_x64(True):
+        for t, (state, info) in enumerate(cql_updates(z, jnp.float64, monkeypatch), 1):
+            for ours, theirs in cql_losses(z, f"f64/step{t}", info):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-7)
+            for net, theirs in cql_nets(z, f"f64/step{t}/after", jnp.float64).items():
+                ours = getattr(state, net)
+                ours = ours if net == "target_critic" else ours.net
+                for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+                    # a step is 1e-4 or 3e-4 long: the floor is 1e-7 of the longer
+                    np.testing.assert_allclose(a, b, rtol=1e-7, atol=3e-11, err_msg=f"{net} after update {t}")
+
+
+@pytest.mark.parametrize("name", CQL_RUNS)
+def test_cql_in_single_precision(name, monkeypatch):
+    z = read(name)
+    out = cql_updates(z, jnp.float32, monkeypatch)
+    for t, (_, info) in enumerate(out, 1):
+        for ours, theirs in cql_losses(z, f"f64/step{t}", info):
+            np.testing.assert_allclose(ours, theirs, rtol=3e-6)
+    for net, theirs in cql_nets(z, f"f32/step{STEPS}/after", jnp.float32).items():
+        ours = getattr(out[-1][0], net)
+        ours = ours if net == "target_critic" else ours.net
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=3e-6, err_msg=net)

@@ -146,6 +146,35 @@ def test_returns_follow_the_phase():
     np.testing.assert_array_equal(store.layout.columns(store.offline)["reward"], [1, 2, 3])  # the task's own
 
 
+FAILING = Affine(10.0, -5.0, failure=0.0)
+
+
+def test_an_episode_without_success_is_endless_failure():
+    """methods_a 5.3: (0, 0 time limit) is -5 / (1 - 0.99) throughout; one with a success or a terminal is summed."""
+    data = dataset([0, 0, 0, 1, 0, 0, 0, 0], terminal=[3, 7], timeout=[1, 5])
+    store = with_returns(make_store(SPEC, data, 1), FAILING, 0.99, 0)
+    summed = [-5 + 0.99 * 5, 5]
+    expected = [-500, -500, *summed, -500, -500, -5 - 0.99 * 5, -5]
+    np.testing.assert_allclose(store.offline_mc, expected, rtol=1e-4)
+    plain = with_returns(make_store(SPEC, data, 1), Affine(10.0, -5.0), 0.99, 0)
+    np.testing.assert_allclose(plain.offline_mc[:2], [-5 - 0.99 * 5, -5], rtol=1e-6)  # nothing behind the limit
+    endless = with_returns(make_store(SPEC, data, 1), FAILING, 1.0, 0)
+    np.testing.assert_array_equal(endless.offline_mc[:2], [-np.inf] * 2)  # no bound
+
+
+@pytest.mark.parametrize(
+    ("rewards", "terminal", "expected"),
+    [([0, 0], 0, [-500, -500]), ([0, 1], 1, [-5 + 0.99 * 5, 5]), ([0, 0], 1, [-5 - 0.99 * 5, -5])],
+)
+def test_closing_an_episode_without_success(rewards, terminal, expected):
+    rows = [row(i, r, terminal=terminal * i, timeout=(1 - terminal) * i) for i, r in enumerate(rewards)]
+    store = filled(make_store(SPEC, None, 8), [row(0, 7.0), *rows])
+    ring = close_episode(store.ring, 2, FAILING, 0.99)
+    np.testing.assert_allclose(mc(ring)[1:3], expected, rtol=1e-4)
+    again = with_returns(Store(store.offline, store.offline_mc, ring, LAYOUT, 0), FAILING, 0.99, closed=3)
+    assert np.isfinite(mc(again.ring)[:3]).all()
+
+
 def test_closing_an_episode_by_hand():
     store = filled(make_store(SPEC, None, 8), [row(i, reward=i + 1.0) for i in range(3)])
     ring = close_episode(store.ring, 3, PLAIN, 0.5)

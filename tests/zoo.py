@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue.dynamics import Models
-from segue.learners import BC, DT, IQL, MOPO, ODT, PEX, SAC, TD3, Hold, Standardise
-from segue.losses import Mean, MeanOfPairMin, OwnPairMin, RandomMin
+from segue.learners import BC, CQL, DT, IQL, MOPO, ODT, PEX, SAC, TD3, Hold, Standardise
+from segue.losses import Mean, MeanOfPairMin, OwnPairMin, RandomMin, ReturnBound
 from segue.types import Batch, Handover, Learner, Spec
 
 SPEC = Spec(obs_dim=3, act_dim=2)
@@ -31,6 +31,8 @@ redq = SAC(
 )
 pairs = SAC(n_critics=4, backup=OwnPairMin(), improve=MeanOfPairMin(), hidden=HIDDEN)
 td3 = TD3(hidden=HIDDEN)
+cql = CQL(samples=3, hidden=HIDDEN, critic_hidden=HIDDEN)
+calql = CQL(bound=ReturnBound(), gap=0.8, samples=3, backup_samples=3, hidden=HIDDEN, critic_hidden=HIDDEN)
 SMALL_BODY: dict[str, Any] = dict(embed=16, layers=2, heads=2, warmup=10, return_scale=1.0, target_return=2.0)
 dt = DT(context=4, **SMALL_BODY)
 odt = ODT(context=3, explore_return=4.0, **SMALL_BODY)
@@ -44,6 +46,8 @@ PLAIN: dict[str, Learner] = {
     "redq": redq,
     "pairs": pairs,
     "td3": td3,
+    "cql": cql,
+    "calql": calql,
     "dt": dt,
     "odt": odt,
 }

@@ -1,6 +1,7 @@
 """One page per method."""
 
 from segue.learners.bc import BC
+from segue.learners.cql import CQL
 from segue.learners.dt import DT
 from segue.learners.hold import Hold
 from segue.learners.iql import IQL
@@ -11,4 +12,4 @@ from segue.learners.sac import SAC
 from segue.learners.standardise import Standardise
 from segue.learners.td3 import TD3
 
-__all__ = ["BC", "DT", "IQL", "MOPO", "ODT", "PEX", "SAC", "TD3", "Expand", "Hold", "Standardise"]
+__all__ = ["BC", "CQL", "DT", "IQL", "MOPO", "ODT", "PEX", "SAC", "TD3", "Expand", "Hold", "Standardise"]
