@@ -118,8 +118,8 @@ class CQL(Learner):
 
         critic, c = descend(self.lr, state.critic, regression)
         log_dual, d = state.log_dual, {}
-        if self.gap is not None:
-            limit = lambda x: losses.gap_constraint(x, c["critic/gap"], self.weight, self.gap)
+        if (tau := self.gap) is not None:
+            limit = lambda x: losses.gap_constraint(x, c["critic/gap"], self.weight, tau)
             log_dual, d = descend(self.lr, log_dual, limit)  # (7)
 
         target_critic = polyak(self.target_rate, critic.net, state.target_critic)
