@@ -10,7 +10,7 @@
 
 Values of actions outside the data are pushed down, those of the data's up. With τ = None the weight is fixed: α' = 1,
 τ = 0. Without `importance` log p is 0 in (5) and the data's action joins the sampled ones. Cal-QL is the bound in (4),
-the return-to-go; -inf, as in open episodes, is CQL: one page for both. All losses are of the parameters before.
+the return-to-go; -inf, as in open episodes, is CQL: one page for both. All losses use the old parameters.
 
 Departures: the log-deviation has no learnable scale and offset; online, rows of the open episode are drawn too,
 unbounded (the authors wait for its end: `PerEpisode(per_step=1)`).
