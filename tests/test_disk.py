@@ -206,7 +206,7 @@ def test_changed_rows_are_seen(folder, monkeypatch, column, limit):
     rows[3, column] = 0.125
     rows.flush()
     monkeypatch.setenv("SEGUE_MEMORY_LIMIT", limit)
-    words = r"hash differs|row 3 is not as it was written"
+    words = r"hash differs|row 3 is not what was written"
     if limit == "1GiB":
         with pytest.raises(DataError, match=words):
             disk.read(folder)

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from test_datasets import flags
 
 from segue import tasks
 from segue.errors import ConfigError, DataError, SegueError
@@ -44,11 +45,6 @@ def columns(n=4, **changes):
     }
     made.update(changes)
     return {key: value for key, value in made.items() if value is not None}
-
-
-def flags(text):
-    """'..t.' -> [F, F, T, F]"""
-    return np.array([c != "." for c in text])
 
 
 def kinds(dataset):

@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.errors import ConfigError, DataError, nearest
+from segue.errors import ConfigError, nearest
 from segue.tasks import filters, locomotion, made, mazes
 from segue.tasks.ant import Steered
 from segue.tasks.dataset import COLUMNS, Dataset, dataset_from_arrays
@@ -246,8 +246,7 @@ def roll_out(
     ant = locomotion.BODIES["ant"]
     path = behaviours or ant.behaviours
     policies = locomotion.read_behaviours(path, ant.obs_dim, ant.act_dim)
-    if "expert" not in policies.levels:
-        raise DataError(f"{path}: level 'expert' is missing; there are: {', '.join(sorted(policies.levels))}")
+    policies.check(path, ["expert"])
     layout, name = mazes.layout(maze), dataset_id(maze, level)
     cells = PLAY[maze] if level == "play" else layout.free
     env = AntMaze(maze, limit=EPISODE, starts=cells)

@@ -87,13 +87,8 @@ class Dataset:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 in hex over names, types, shapes and bytes of the columns."""
-        digest = hashlib.sha256()
-        for column in COLUMNS:
-            array = np.ascontiguousarray(getattr(self, column))
-            digest.update(f"{column} {array.dtype.str} {array.shape}\n".encode())
-            digest.update(array.data)
-        return digest.hexdigest()
+        """`content_hash` of the rows."""
+        return content_hash(self)
 
     def validate(self) -> Dataset:
         """The dataset itself, if it keeps what the class promises; raises ``DataError`` otherwise."""
@@ -137,10 +132,12 @@ def dataset_from_arrays(
     terminals: str = "end",
     terminal_reward: float | None = None,
     info: Mapping[str, Any] | None = None,
+    owned: bool = False,
 ) -> Dataset:
     """A checked `Dataset` from columns under our names or D4RL's (``observations``, ``next_observations``, ...).
 
-    Columns that are float32 already are shared with the caller, not copied; leave them as they are.
+    Columns that are float32 already are shared with the caller, not copied; leave them as they are. Those that are
+    `owned`, as a reader's are, may be overwritten, which saves copies.
 
     ``action_low``, ``action_high``: the environment's bounds, scalars or [act_dim]; actions are mapped from them to
     [-1, 1]. Without them the actions must lie in [-1, 1]. ``clip_actions`` clips those outside instead of refusing
@@ -164,36 +161,6 @@ def dataset_from_arrays(
     ``info["transforms"]`` gets one object for each of these that changed something. Raises ``DataError`` naming column
     and row, ``ConfigError`` for an unknown option.
     """
-    return assemble(
-        columns,
-        name,
-        action_low=action_low,
-        action_high=action_high,
-        max_episode_steps=max_episode_steps,
-        clip_actions=clip_actions,
-        rewards=rewards,
-        terminals=terminals,
-        terminal_reward=terminal_reward,
-        info=info,
-        owned=False,
-    )
-
-
-def assemble(
-    columns: Mapping[str, Any],
-    name: str,
-    *,
-    action_low: Any = None,
-    action_high: Any = None,
-    max_episode_steps: int | None = None,
-    clip_actions: bool = False,
-    rewards: str = "transition",
-    terminals: str = "end",
-    terminal_reward: float | None = None,
-    info: Mapping[str, Any] | None = None,
-    owned: bool,
-) -> Dataset:
-    """`dataset_from_arrays`; arrays that are `owned`, as a reader's are, may be overwritten, which saves copies."""
     check_options(rewards, terminals)
     if max_episode_steps is not None and max_episode_steps < 1:
         raise DataError(f"{name}: max_episode_steps is {max_episode_steps}; it must be at least 1")
@@ -306,6 +273,17 @@ def check_options(rewards: str, terminals: str) -> None:
         raise ConfigError(f"rewards are {rewards!r}{nearest(str(rewards), REWARDS)}")
     if terminals not in TERMINALS:
         raise ConfigError(f"terminals are {terminals!r}{nearest(str(terminals), TERMINALS)}")
+
+
+def content_hash(dataset: Dataset) -> str:
+    """SHA-256 in hex over names, types, shapes and bytes of the columns; no column is held whole."""
+    digest = hashlib.sha256()
+    for column in COLUMNS:
+        array = getattr(dataset, column)
+        digest.update(f"{column} {array.dtype.str} {array.shape}\n".encode())
+        for piece in pieces(len(array)):
+            digest.update(np.ascontiguousarray(array[piece]).data)
+    return digest.hexdigest()
 
 
 def pieces(rows: int) -> Iterator[slice]:

@@ -172,6 +172,16 @@ def registered(package: str, env_id: str, **settings: Any) -> Any:
         ) from error
 
 
+def pair(action: np.ndarray, name: str) -> tuple[float, float]:
+    """The entries of an action [2], clipped to [-1, 1]. Raises ``ConfigError`` for its shape, ``Diverged`` for NaN."""
+    if np.shape(action) != (2,):
+        raise ConfigError(f"{name}: an action has shape {np.shape(action)}, and the task takes (2,)")
+    x, y = float(action[0]), float(action[1])
+    if math.isnan(x) or math.isnan(y):
+        raise Diverged(f"{name}: the policy gave an action with NaN: {[x, y]}")
+    return min(max(x, -1.0), 1.0), min(max(y, -1.0), 1.0)
+
+
 def _numbers(episode: Any) -> dict[str, float]:
     """The finite numbers of a mapping by name, arrays of one included; others may put anything under "episode"."""
     kept = {}

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -274,6 +274,12 @@ class Behaviours(NamedTuple):
         rungs = [level for level in self.levels if level.startswith("replay-")]
         return sorted(rungs, key=lambda level: int(level.removeprefix("replay-")))
 
+    def check(self, path: Path, needed: Iterable[str]) -> None:
+        """Raises ``DataError`` naming the first of the `needed` levels that the file at `path` lacks."""
+        for level in needed:
+            if level not in self.levels:
+                raise DataError(f"{path}: level {level!r} is missing; there are: {', '.join(sorted(self.levels))}")
+
 
 def read_behaviours(path: Path, obs_dim: int, act_dim: int) -> Behaviours:
     """The behaviour policies in a safetensors file of float16 arrays ``<level>/layer<i>/weight`` and ``.../bias``.
@@ -355,9 +361,7 @@ def roll_out(
         path = behaviours or body.behaviours
         policies = read_behaviours(path, body.obs_dim, body.act_dim)
         needed = {"medium-expert": ["medium", "expert"], "medium-replay": policies.ladder or ["replay-0"]}
-        for part in needed.get(level, [level]):
-            if part not in policies.levels:
-                raise DataError(f"{path}: level {part!r} is missing; there are: {', '.join(sorted(policies.levels))}")
+        policies.check(path, needed.get(level, [level]))
 
     def begin(part: str) -> Callable[[np.random.Generator], made.Act]:
         def of_episode(rng: np.random.Generator) -> made.Act:

@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from segue.errors import ConfigError, Diverged
+from segue.errors import ConfigError
 from segue.tasks import filters, made, mazes
 from segue.tasks.dataset import Dataset, dataset_from_arrays
-from segue.tasks.environment import Step
+from segue.tasks.environment import Step, pair
 from segue.tasks.formats import Reading
 from segue.tasks.made import Making
 from segue.tasks.task import Reference, Task, never
@@ -108,13 +108,9 @@ class Maze2d:
         """One step with an action [2] in [-1, 1], clipped to it. Raises ``ConfigError`` outside an episode."""
         if self._time >= self.horizon:
             raise ConfigError(f"{self.name}: the episode is over; call reset before step")
-        if np.shape(action) != (2,):
-            raise ConfigError(f"{self.name}: an action has shape {np.shape(action)}, and the task takes (2,)")
-        ax, ay = float(action[0]), float(action[1])
-        if math.isnan(ax) or math.isnan(ay):
-            raise Diverged(f"{self.name}: the policy gave an action with NaN: {[ax, ay]}")
-        vx = KEEP * min(max(self._vx, -FASTEST), FASTEST) + PUSH * min(max(ax, -1.0), 1.0)
-        vy = KEEP * min(max(self._vy, -FASTEST), FASTEST) + PUSH * min(max(ay, -1.0), 1.0)
+        ax, ay = pair(action, self.name)
+        vx = KEEP * min(max(self._vx, -FASTEST), FASTEST) + PUSH * ax
+        vy = KEEP * min(max(self._vy, -FASTEST), FASTEST) + PUSH * ay
         x, y = self._x + TIME_STEP * vx, self._y + TIME_STEP * vy
         obs = self._put(*stopped(self._walls, x, y, vx, vy))
         self._time += 1

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from segue.errors import ConfigError, Diverged
+from segue.errors import ConfigError
 from segue.tasks import made
 from segue.tasks.dataset import Dataset, dataset_from_arrays
-from segue.tasks.environment import Step
+from segue.tasks.environment import Step, pair
 from segue.tasks.made import Making
 from segue.tasks.task import Reference, Task
 
@@ -62,14 +62,10 @@ class PointWall:
         """One move with an action [2] in [-1, 1], clipped to it. Raises ``ConfigError`` outside an episode."""
         if self._time >= LIMIT:
             raise ConfigError(f"{self.name}: the episode is over; call reset before step")
-        if np.shape(action) != (2,):
-            raise ConfigError(f"{self.name}: an action has shape {np.shape(action)}, and the task takes (2,)")
-        dx, dy = float(action[0]), float(action[1])
-        if math.isnan(dx) or math.isnan(dy):
-            raise Diverged(f"{self.name}: the policy gave an action with NaN: {[dx, dy]}")
+        dx, dy = pair(action, self.name)
         x0, y0 = self._x, self._y
-        x = min(max(x0 + REACH * min(max(dx, -1.0), 1.0), X_RANGE[0]), X_RANGE[1])
-        y = min(max(y0 + REACH * min(max(dy, -1.0), 1.0), Y_RANGE[0]), Y_RANGE[1])
+        x = min(max(x0 + REACH * dx, X_RANGE[0]), X_RANGE[1])
+        y = min(max(y0 + REACH * dy, Y_RANGE[0]), Y_RANGE[1])
         if crosses_wall(x0, y0, x, y):
             x, y = x0, y0
         obs = self._move_to(x, y)

@@ -24,6 +24,7 @@ from segue.tasks.dataset import Dataset, dataset_from_arrays
 from segue.tasks.environment import Environment, registered
 from segue.tasks.made import Making
 from segue.tasks.maze2d import GAINS, NOISE, REACH
+from segue.tasks.success import Success
 from segue.tasks.task import Reference, Task, never
 
 PACKAGES = ("mujoco", "gymnasium", "gymnasium-robotics")  # whose versions move the rows
@@ -60,10 +61,7 @@ MAZES = {
 
 
 class FixedGoal:
-    """The package's environment with one goal and flat observations [4] float64, for the door.
-
-    ``info["episode"]`` of the last step holds ``success``: 1 if the goal was reached at any step, else 0.
-    """
+    """The package's environment with one goal and flat observations [4] float64; Gymnasium's interface."""
 
     def __init__(self, env: Any, maze: Maze) -> None:
         self.observation_space = env.observation_space["observation"]
@@ -78,15 +76,11 @@ class FixedGoal:
         options = {"reset_cell": np.array(cell), "goal_cell": np.array(self._goal)}
         obs, info = self._env.reset(seed=seed, options=options)
         self._env.unwrapped.goal = self._goal_xy  # without the package's noise
-        self._reached = False
         return obs["observation"], info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Gymnasium's five results."""
         obs, reward, terminated, truncated, info = self._env.step(action)
-        self._reached |= bool(info["success"])
-        if terminated or truncated:
-            info = info | {"episode": {"success": float(self._reached)}}
         return obs["observation"], float(reward), terminated, truncated, info
 
     def close(self) -> None:
@@ -98,7 +92,7 @@ def make_env(maze: Maze, name: str) -> Environment:
     """The environment of a maze. Raises ``ConfigError`` without Gymnasium-Robotics."""
     settings = {"reward_type": "sparse", "continuing_task": True, "reset_target": False}
     env = registered("gymnasium-robotics", maze.env_id, max_episode_steps=maze.horizon, **settings)
-    return Environment(FixedGoal(env, maze), name)  # type: ignore[arg-type]
+    return Environment(Success(FixedGoal(env, maze)), name)  # type: ignore[arg-type]
 
 
 def planner(maze: Maze, noise: float, to_goal: bool = False) -> made.Act:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segue.errors import ConfigError, DataError
-from segue.tasks.dataset import Dataset, assemble, closed, renamed
+from segue.tasks.dataset import D4RL, Dataset, closed, dataset_from_arrays, renamed
 from segue.tasks.formats import disk, npz, own
 from segue.tasks.formats.common import KINDS, PLAIN, Raw, Reading, writing
 from segue.tasks.formats.memory import COPIES, check_fits, fits, memory_limit
@@ -187,11 +187,12 @@ def read_pieces(
     given; other formats come as one piece. `progress` is told the rows read and their number. Raises ``DataError``.
     """
     found, kind, reading = _found(path, reading)
+    size = held(found, reading)
     if pieces is None:
-        pieces = 1 + PIECES * COPIES * held(found, reading) // memory_limit()
+        pieces = 1 + PIECES * COPIES * size // memory_limit()
     ends = _page(kind).cuts(found, pieces) if kind == "d4rl" else []
     if not ends:
-        if kind == "d4rl" and not fits(held(found, reading)):
+        if kind == "d4rl" and not fits(size):
             raise DataError(
                 f"{found}: larger than the memory that may be used, and it flags no ends of episodes at which it could "
                 "be cut; add 'terminals' or 'timeouts', or allow more (--memory-limit)"
@@ -227,7 +228,7 @@ def _checked(
     low, high = (action_low, action_high) if raw.bounds is None or action_low is not None else raw.bounds
     columns = dict(raw.columns)
     raw.columns.clear()  # so that a column is freed once it is not needed
-    dataset = assemble(
+    dataset = dataset_from_arrays(
         columns,
         str(found),
         action_low=low,
@@ -244,8 +245,6 @@ def _checked(
 
 
 def _ours(key: str) -> str:
-    from segue.tasks.dataset import D4RL
-
     return next((column for column, theirs in D4RL.items() if theirs == key), key)
 
 
@@ -264,7 +263,7 @@ def write(dataset: Dataset, path: str | Path, kind: str | None = None) -> None:
             f"{path}: segue writes {', '.join(k for k in KINDS if k != 'ogbench')} to .npz, .hdf5, .csv, .parquet, a "
             "folder NAME.segue, or a folder NAME-v0 for Minari; choose one of these"
         )
-    importlib.import_module(f"segue.tasks.formats.{PAGES[kind]}").write(dataset, path)
+    _page(kind).write(dataset, path)
 
 
 def manifest(dataset: Dataset, reference: Reference | None = None) -> dict[str, Any]:

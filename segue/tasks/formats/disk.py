@@ -10,7 +10,6 @@ the memory that may be used they are read whole, else they stay on disk and trai
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import mmap
@@ -28,13 +27,12 @@ from typing import Any
 import numpy as np
 
 from segue.errors import DataError
-from segue.tasks.dataset import COLUMNS, Dataset, closed
+from segue.tasks.dataset import COLUMNS, Dataset, closed, content_hash, pieces
 from segue.tasks.formats.common import Raw, Reading, checked_info, info_text, parsed_json
 from segue.tasks.formats.memory import left_on_disk, stays_on_disk
 
 SUFFIX = ".segue"
 FORMAT = 1
-CHUNK = 1 << 16  # rows handled at once
 READERS = 16  # threads that wait for the disk
 FEW = 512  # rows below which one thread fetches them
 FILES = {"rows.f32": "<f4", "reward.f32": "<f4", "terminal.b1": "|b1", "timeout.b1": "|b1"}
@@ -87,7 +85,7 @@ class DiskDataset(Dataset):
         """Reads everything once and raises ``DataError`` if it is not what was written; opening reads the ends only."""
         assert self.disk is not None
         _check_rows(self.disk.folder, self.disk.rows, self)
-        if _hash(self) != self.recorded:
+        if content_hash(self) != self.recorded:
             raise DataError(f"{self.disk.folder}: {CHANGED}")
 
 
@@ -143,15 +141,13 @@ def refuse(dataset: Dataset, what: str) -> None:
 def _check_rows(folder: Path, rows: np.ndarray, dataset: Dataset) -> None:
     """That the packed rows hold finite numbers, and of reward, ends and time just what stands beside them."""
     step = dataset.step
-    for i in range(0, dataset.size, CHUNK):
-        s = slice(i, i + CHUNK)
+    for s in pieces(dataset.size):
         part = np.array(rows[s])
-        beside = np.stack([dataset.reward[s], dataset.terminal[s], dataset.timeout[s], step[s]], -1, dtype="<f4")
-        wrong = (part[:, -4:] != beside).any(1) | ~np.isfinite(part).all(1)
+        wrong = (part[:, -4:] != _scalars(dataset, step, s)).any(1) | ~np.isfinite(part).all(1)
         wrong |= (np.abs(part[:, dataset.obs_dim : dataset.obs_dim + dataset.act_dim]) > 1).any(1)
         if wrong.any():
             raise DataError(
-                f"{folder / 'rows.f32'}: row {i + int(np.argmax(wrong))} is not as it was written; import it again"
+                f"{folder / 'rows.f32'}: row {s.start + int(np.argmax(wrong))} is not what was written; import it again"
             )
 
 
@@ -183,8 +179,8 @@ def write(dataset: Dataset, path: Path) -> None:
     write_pieces([dataset], path)
 
 
-def write_pieces(pieces: Iterable[Dataset], folder: Path) -> None:
-    """A folder of the pieces of one dataset, one after another, whole or not at all; each ends at an episode's end.
+def write_pieces(parts: Iterable[Dataset], folder: Path) -> None:
+    """A folder of the parts of one dataset, one after another, whole or not at all; each ends at an episode's end.
 
     Raises ``DataError`` where the folder exists already, nothing is to be written, or the disk refuses.
     """
@@ -200,7 +196,7 @@ def write_pieces(pieces: Iterable[Dataset], folder: Path) -> None:
             open(temporary / "terminal.b1", "wb") as terminal,
             open(temporary / "timeout.b1", "wb") as timeout,
         ):
-            for piece in pieces:
+            for piece in parts:
                 first = piece if first is None else first
                 sizes, before = (piece.obs_dim, piece.act_dim), (first.obs_dim, first.act_dim)
                 if sizes != before:
@@ -222,7 +218,7 @@ def write_pieces(pieces: Iterable[Dataset], folder: Path) -> None:
         told |= {"act_dim": first.act_dim, "hash": ""}
         (temporary / "manifest.json").write_text(json.dumps(told))
         with left_on_disk(True):
-            told["hash"] = _hash(read(temporary))
+            told["hash"] = content_hash(read(temporary))
         (temporary / "manifest.json").write_text(json.dumps(told, indent=1))
 
 
@@ -230,15 +226,15 @@ SUMMED = {"rows": sum, "dropped": sum, "largest": max}  # fields of a record tha
 ONCE = ("rewards_shifted",)  # kinds whose `rows` is no count
 
 
-def _summed(pieces: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _summed(records: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """What was done to the pieces as what was done to the whole: the same records, their counts added.
 
     Records that occur twice in a piece (a cut, a filter, the cut again) stay two.
     """
-    if len(pieces) == 1:
-        return pieces[0]
+    if len(records) == 1:
+        return records[0]
     total: dict[tuple[str, int], dict[str, Any]] = {}
-    for done in pieces:
+    for done in records:
         seen: Counter[str] = Counter()
         for one in done:
             rest = {key: value for key, value in one.items() if key not in SUMMED or one.get("kind") in ONCE}
@@ -254,21 +250,15 @@ def _summed(pieces: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def _parts(piece: Dataset) -> Iterator[np.ndarray]:
     """Packed rows, some at a time, [n, width] float32."""
     step = piece.step
-    for i in range(0, piece.size, CHUNK):
-        s = slice(i, i + CHUNK)
-        scalars = np.stack([piece.reward[s], piece.terminal[s], piece.timeout[s], step[s]], -1, dtype="<f4")
-        yield np.concatenate([piece.obs[s], piece.action[s], piece.next_obs[s], scalars], -1, dtype="<f4")
+    for s in pieces(piece.size):
+        yield np.concatenate(
+            [piece.obs[s], piece.action[s], piece.next_obs[s], _scalars(piece, step, s)], -1, dtype="<f4"
+        )
 
 
-def _hash(dataset: Dataset) -> str:
-    """`Dataset.hash` without holding a column."""
-    digest = hashlib.sha256()
-    for column in COLUMNS:
-        array = getattr(dataset, column)
-        digest.update(f"{column} {array.dtype.str} {array.shape}\n".encode())
-        for i in range(0, dataset.size, CHUNK):
-            digest.update(np.ascontiguousarray(array[i : i + CHUNK]).data)
-    return digest.hexdigest()
+def _scalars(dataset: Dataset, step: np.ndarray, s: slice) -> np.ndarray:
+    """The last four entries of packed rows, [n, 4] float32."""
+    return np.stack([dataset.reward[s], dataset.terminal[s], dataset.timeout[s], step[s]], -1, dtype="<f4")
 
 
 @contextmanager

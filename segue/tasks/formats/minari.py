@@ -86,7 +86,7 @@ def load(path: Path, reading: Reading, narrow: bool) -> Raw:
     """The rows of a dataset's folder, of its ``data``, or of its main file. Raises ``DataError``."""
     folder = path.parent if path.is_file() else path
     folder = folder if (folder / "metadata.json").is_file() else folder / "data"
-    metadata = _metadata(folder / "metadata.json")
+    metadata = metadata_of(folder / "metadata.json")
     layout = metadata.get("data_format", "hdf5")
     if layout not in ("hdf5", "arrow", "parquet"):
         raise DataError(f"{folder}: data_format is {layout!r}; segue reads hdf5, arrow and parquet")
@@ -111,7 +111,8 @@ def load(path: Path, reading: Reading, narrow: bool) -> Raw:
     return Raw(columns, info, False, identity, _bounds(metadata.get("action_space"), folder))
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def metadata_of(path: Path) -> dict[str, Any]:
+    """The JSON object of a ``metadata.json``. Raises ``DataError``."""
     with parsing(path, "Minari's metadata"):
         if not path.is_file() or path.stat().st_size > LARGEST_METADATA:
             raise DataError(f"{path}: there is none, or it is too large; a dataset of Minari has its metadata there")

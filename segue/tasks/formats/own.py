@@ -34,13 +34,13 @@ def _hdf5(path: Path) -> bool:
 
 
 def _minari(path: Path) -> bool:
-    from segue.tasks.formats.minari import _metadata as metadata
+    from segue.tasks.formats.minari import metadata_of
 
     folder = path.parent if path.is_file() else path
     place = next((f for f in (folder / "metadata.json", folder / "data" / "metadata.json") if f.is_file()), None)
     if place is None:
         return False
-    return "segue" in metadata(place)
+    return "segue" in metadata_of(place)
 
 
 def _csv(path: Path) -> bool:
