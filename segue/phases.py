@@ -281,8 +281,12 @@ def update_once(work: Work, store: Store, parts: Parts, key: Key, batch: Batch |
     shared = m.keys() & b.keys()
     if shared:
         raise ConfigError(f"learner and bonus both report {sorted(shared)}")
+    ended = (batch.valid > 0) & jnp.isfinite(batch.mc_return)  # its episode has
+    return_ = jnp.where(ended, batch.mc_return, 0).sum() / jnp.maximum(
+        ended.sum(), 1
+    )  # what values are to be held against
     share = batch.offline.sum() / jnp.maximum(batch.valid.sum(), 1)
-    return Parts(state, rstate, bstate), m | b | {"replay/offline": share}
+    return Parts(state, rstate, bstate), m | b | {"replay/offline": share, "replay/return": return_}
 
 
 def add_metrics(sums: Sums, metrics: dict[str, Array]) -> Sums:

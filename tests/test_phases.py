@@ -279,6 +279,13 @@ def test_uniform_replay_takes_dataset_and_ring() -> None:
     assert shares[0] > shares[-1] > 40 / 70 - 0.1
 
 
+def test_returns_of_the_batch_leave_out_open_episodes() -> None:
+    myopic = replace(sac, discount=0.0)  # the return-to-go is the row's reward
+    phase = Phase("online", myopic, 30, True, replay=Symmetric(0.5), batch_size=8, reward=Affine(2.0, 1.0))
+    rows = [r["metrics"]["replay/return"] for r in follow(phase, data=dataset())[1] if r["kind"] == "train"]
+    assert rows == [3.0, 3.0, 3.0]
+
+
 @dataclass(frozen=True)
 class Watcher(Learner):
     """Learns nothing; its metric is the share of rows whose episode is open."""
