@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import resource
 import time
 from typing import Any, NamedTuple
@@ -15,10 +16,12 @@ from rich.table import Table
 from segue import presets, recipes
 from segue.errors import ConfigError
 from segue.evaluate import evaluate
-from segue.phases import Phase, Settings, run, start
+from segue.phases import Phase, Settings, reenter, run, start
 from segue.runs.codec import encode, leaves
 from segue.store import Affine
 from segue.types import Key, Learner, Refit
+
+TRIAL_SECONDS, TRIAL_STEPS = 5.0, 100  # how long a phase is tried at least, if it has as many steps
 
 
 def budgeted(method: str, task: Any, given: dict[str, int]) -> dict[tuple[str, str], str]:
@@ -114,6 +117,7 @@ def _text(value: Any) -> str:
 def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
     """Run a shortened trial of every phase, at the real sizes; print and return hours, core-hours and memory for all.
 
+    A phase is tried for `TRIAL_SECONDS` and `TRIAL_STEPS` behind its warm-up, or for the steps of `_trial_steps` if these take less.
     Core-hours count the processor time of all cores; compilation and warm-up are left out, and so are refits in pieces,
     whose number the data decide: a line says what one piece takes. Evaluations are left out, aloud, where the task has
     no environment.
@@ -132,11 +136,17 @@ def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
     marks: dict[str, list[Mark]] = {p.name: [] for p in phases}
     learners: dict[str, Any] = {}
     with console.status("timing a few seconds of each phase"):
-        for state, _ in run(trial, task, first, fixed, settings):
-            name = trial[min(state.phase, len(trial) - 1)].name
-            if state.entered:
-                marks[name].append(Mark(time.monotonic(), time.process_time(), state.step))
-                learners[name] = state.learner
+        state = first
+        for i, p in enumerate(phases):
+            enough = functools.partial(_timed, marks[p.name], p)
+            for reached, _ in run(trial[: i + 1], task, state, fixed, settings, enough):
+                state = reached
+                if state.phase == i and state.entered:
+                    marks[p.name].append(Mark(time.monotonic(), time.process_time(), state.step))
+                    learners[p.name] = state.learner
+            fixed = reenter(trial, state, fixed)
+            if state.phase == i:  # its time was up: it ends here
+                trial = (*trial[:i], dataclasses.replace(trial[i], steps=state.step), *trial[i + 1 :])
         evaluation = None if env is None else _per_evaluated_step(phases[-1].learner, learners[phases[-1].name], env)
 
     table = Table(
@@ -215,6 +225,19 @@ class Mark(NamedTuple):
     step: int
 
 
+def _learning(marks: list[Mark], p: Phase) -> list[Mark]:
+    """The marks behind the warm-up."""
+    return [m for m in marks if m.step > (p.warmup.steps if p.online else 0)]
+
+
+def _timed(marks: list[Mark], p: Phase) -> bool:
+    """Whether a phase has been tried for long enough; some of its first steps waited for compilation."""
+    if not (learning := _learning(marks, p)):
+        return False
+    a, b = learning[0], learning[-1]
+    return b.step - a.step >= TRIAL_STEPS and b.wall - a.wall > TRIAL_SECONDS
+
+
 def _trial_steps(p: Phase) -> int:
     steps = 2_000 + p.warmup.steps if p.online else 1_000
     return max(min(p.steps, steps) // p.learner.slices, 1) * p.learner.slices
@@ -222,7 +245,7 @@ def _trial_steps(p: Phase) -> int:
 
 def _per_step(marks: list[Mark], p: Phase) -> tuple[float, float]:
     """Seconds and core-seconds per step over the second half of the marks; over all of them in a very short phase."""
-    learning = [m for m in marks if m.step > (p.warmup.steps if p.online else 0)]
+    learning = _learning(marks, p)
     late = learning[len(learning) // 2 :]
     a, b = (late[0], late[-1]) if len(late) > 1 and late[-1].step > late[0].step else (marks[0], marks[-1])
     n = max(b.step - a.step, 1)

@@ -6,7 +6,9 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_bad_input import command, run_args
@@ -14,7 +16,7 @@ from test_bad_input import command, run_args
 import segue
 from segue import dynamics, overrides, recipes, show, tasks
 from segue.errors import CheckpointError, ConfigError
-from segue.phases import Settings
+from segue.phases import Phase, Settings
 from segue.runs import run as runs
 from segue.runs import trust
 from segue.runs.group import cores, pin, resume_all
@@ -153,6 +155,27 @@ def test_cost_is_predicted(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["core_hours"] > 0
     assert found["memory_gib"] > 0.1
     assert "core-hours" in capsys.readouterr().out
+
+
+def test_the_trial_of_a_cost_is_cut_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tasks.get("point-wall")
+    phases = recipes.phases_of("iql", task, 100_000, 100_000)
+    for i in (0, 1):
+        phases = overrides.apply(phases, f"phases.{i}.learner.hidden", [8])
+    seen: dict[int, int] = {}
+    run = show.run
+
+    def watched(tried: tuple[Phase, ...], *args: Any) -> Iterator[Any]:
+        for state, rows in run(tried, *args):
+            seen[state.phase] = state.step
+            yield state, rows
+
+    monkeypatch.setattr(show, "run", watched)
+    monkeypatch.setattr(show, "TRIAL_SECONDS", 0.0)
+    found = show.cost(task, phases)
+    assert 100 <= seen[0] < 1000
+    assert 100 <= seen[1] < 2000
+    assert 0 < found["hours"] < 10
 
 
 def test_the_trial_of_a_cost_does_not_train_models_to_the_end(

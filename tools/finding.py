@@ -47,6 +47,18 @@ REPLAY = "hopper-medium-replay"
 MODELS = settings(offline__learner__starts="10000")
 MODELS_ONLINE = settings(online__learner__starts="10000", online__learner__models__max_epochs="5")
 EVIDENCE = {"embed": "128", "layers": "3", "warmup": "500"}  # of transformers
+CONSERVATIVE = settings(
+    **{
+        f"{phase}__{k}": v
+        for phase in ("offline", "online")
+        for k, v in {
+            "batch_size": "128",
+            "learner__hidden": "[64,64]",
+            "learner__critic_hidden": "[64,64]",
+            "learner__samples": "4",
+        }.items()
+    }
+)
 ODT = {f"{p}__learner__base__{k}": v for p in ("offline", "online") for k, v in EVIDENCE.items()}
 ODT |= {"offline__batch_size": "64", "online__batch_size": "64", "online__updates__n": "30"}
 
@@ -73,6 +85,10 @@ FINDINGS: dict[str, dict[str, Arm]] = {  # arms in order
         "bc10": Arm("bc10", REPLAY, steps(50_000, 0, 2500)),
         "dt": Arm("dt", REPLAY, (*steps(5000, 0, 2500), *settings(offline__learner__base__warmup="500"))),
         "odt": Arm("odt", REPLAY, (*steps(5000, 10_000, 2500), *settings(**ODT))),
+    },
+    "conservative": {
+        "cql": Arm("cql", REPLAY, (*steps(50_000, 30_000, 2000), *CONSERVATIVE)),
+        "calql": Arm("calql", REPLAY, (*steps(50_000, 30_000, 2000), *CONSERVATIVE)),
     },
 }
 
