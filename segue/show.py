@@ -117,7 +117,7 @@ def _text(value: Any) -> str:
 def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
     """Run a shortened trial of every phase, at the real sizes; print and return hours, core-hours and memory for all.
 
-    A phase is tried for `TRIAL_SECONDS` and `TRIAL_STEPS` behind its warm-up, or for the steps of `_trial_steps` if these take less.
+    A phase is tried for `TRIAL_SECONDS` and `TRIAL_STEPS` behind its warm-up, or for `_trial_steps` if these take less.
     Core-hours count the processor time of all cores; compilation and warm-up are left out, and so are refits in pieces,
     whose number the data decide: a line says what one piece takes. Evaluations are left out, aloud, where the task has
     no environment.
