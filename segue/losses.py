@@ -252,6 +252,19 @@ class OwnPairMin:
 
 
 @dataclass(frozen=True)
+class MeanOfPairMinMinusStd:
+    """Of the pairs' minima the mean minus `beta` standard deviations (ddof 0; UPQ over members of two heads)."""
+
+    beta: float = 0.001
+
+    def __post_init__(self) -> None:
+        within(self, beta="(-inf, inf)")
+
+    def __call__(self, q: Array, key: Key) -> Array:
+        return MeanMinusStd(self.beta)(_pair_min(q), key)
+
+
+@dataclass(frozen=True)
 class MeanOfPairMin:
     """The mean over pairs of the pair's minimum (Off2OnRL's actor)."""
 

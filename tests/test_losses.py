@@ -220,6 +220,8 @@ Q = jnp.array([[1.0, 7.0], [2.0, 5.0], [4.0, 6.0], [3.0, 9.0]])
         (losses.Own(), Q),
         (losses.OwnPairMin(), [[1.0, 5.0], [1.0, 5.0], [3.0, 6.0], [3.0, 6.0]]),
         (losses.MeanOfPairMin(), [2.0, 5.5]),
+        (losses.MeanOfPairMinMinusStd(0.0), [2.0, 5.5]),
+        (losses.MeanOfPairMinMinusStd(0.5), [1.5, 5.25]),  # minima 1 and 3, 5 and 6: deviations 1 and 0.5
         (losses.RandomMin(4), [1.0, 5.0]),
     ],
     ids=lambda x: type(x).__name__,
@@ -257,9 +259,15 @@ def test_random_min_names_the_members_there_are():
         losses.RandomMin(0)
     with pytest.raises(ConfigError, match=r"MeanMinusStd\.beta lies in"):
         losses.MeanMinusStd(float("nan"))
+    with pytest.raises(ConfigError, match=r"MeanOfPairMinMinusStd\.beta lies in"):
+        losses.MeanOfPairMinMinusStd(float("inf"))
 
 
-@pytest.mark.parametrize("aggregation", [losses.OwnPairMin(), losses.MeanOfPairMin()], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize(
+    "aggregation",
+    [losses.OwnPairMin(), losses.MeanOfPairMin(), losses.MeanOfPairMinMinusStd()],
+    ids=lambda x: type(x).__name__,
+)
 def test_pairs_need_an_even_number(aggregation):
     with pytest.raises(ConfigError, match="even number of critics, not 3"):
         aggregation(Q[:3], KEY)

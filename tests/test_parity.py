@@ -16,12 +16,13 @@ import optax
 import pytest
 from zoo import make_batch
 
-from segue.learners import CQL, DT, IQL
+from segue.learners import CQL, DT, IQL, SAC
 from segue.learners import cql as cql_page
+from segue.learners import sac as sac_page
 from segue.learners.dt import State as DTState
 from segue.learners.iql import State
-from segue.losses import action_error
-from segue.nets import Critic, GaussianActor, Layer, Mlp, TanhNormal, Value
+from segue.losses import Mean, RandomMin, action_error
+from segue.nets import Critic, GaussianActor, Layer, Mlp, TanhNormal, Value, normal_log_prob
 from segue.optim import trained
 from segue.transformer import windows
 from segue.types import Module, Spec
@@ -433,6 +434,141 @@ def test_cql_in_single_precision(name, monkeypatch):
         for ours, theirs in cql_losses(z, f"f64/step{t}", info):
             np.testing.assert_allclose(ours, theirs, rtol=3e-6)
     for net, theirs in cql_nets(z, f"f32/step{STEPS}/after", jnp.float32).items():
+        ours = getattr(out[-1][0], net)
+        ours = ours if net == "target_critic" else ours.net
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=3e-6, err_msg=net)
+
+
+# --------------------------------------------------------------------------------------------------------------- REDQ
+#
+# Draws are answered as with CQL, subsets too. Three critic steps of one update draw in a scan, so it runs op by op
+# (`disable_jit`); the zoo holds both forms equal. The authors' log-density adds 1e-6 under the logarithm.
+
+REDQ_RUNS = ["redq", "redq_utd3"]
+LAYER = ("weight", "bias")
+SUBSET, NEXT, POLICY = "subset_indices", "next_policy_eps", "policy_eps"
+
+
+class EpsilonTanhNormal(TanhNormal):
+    def sample_and_log_prob(self, key):
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        u = self.mean + self.std * noise
+        density = normal_log_prob(u, self.mean, self.std)
+        return jnp.tanh(u), density - jnp.log(1 - jnp.tanh(u) ** 2 + 1e-6).sum(-1)
+
+
+class EpsilonActor(Module):
+    """Trunk and two heads of the authors, as they are recorded."""
+
+    net: Mlp
+
+    def __call__(self, obs):
+        mean, log_std = jnp.split(self.net(obs), 2, -1)
+        return EpsilonTanhNormal(mean, jnp.exp(jnp.clip(log_std, -20, 2)))
+
+
+def redq_nets(z, at, dtype):
+    array = lambda key: jnp.asarray(z[f"{at}/{key}"], dtype)
+    head = [jnp.concatenate([array(f"actor/{h}/{part}") for h in ("mean", "log_std")], -1) for part in LAYER]
+    trunk = [Layer(*(array(f"actor/layer{i}/{part}") for part in LAYER)) for i in range(2)]
+    members = lambda net: [perceptron(z, f"{at}/{net}/{j}", dtype) for j in range(int(z["hp/ensemble"]))]
+    stacked = lambda net: jax.tree.map(lambda *x: jnp.stack(x), *members(net))
+    return {
+        "actor": EpsilonActor(Mlp((*trunk, Layer(*head)))),
+        "critic": Critic(stacked("critic")),
+        "target_critic": Critic(stacked("target_critic")),
+        "log_alpha": array("log_alpha/value")[0],
+    }
+
+
+def redq_learner(z):
+    hp = lambda key: z[f"hp/{key}"].item()
+    assert (hp("log_std_min"), hp("log_std_max"), hp("tanh_eps")) == (-20, 2, 1e-6)
+    return SAC(
+        n_critics=hp("ensemble"),
+        backup=RandomMin(hp("subset")),
+        improve=Mean(),
+        critic_updates=hp("utd"),
+        lagged_critic=True,
+        entropy_by_log=True,
+        entropy_per_action=hp("target_entropy") / 2,
+        discount=hp("discount"),
+        target_rate=hp("tau"),
+        lr=hp("learning_rate"),
+    )
+
+
+def redq_updates(z, dtype, monkeypatch):
+    """The states with metrics after the recorded updates of the public `SAC.update`."""
+    learner, nets = redq_learner(z), redq_nets(z, "init", dtype)
+    state = sac_page.State(**{k: net if k == "target_critic" else trained(net) for k, net in nets.items()})
+    columns = {"obs": "observations", "action": "actions", "reward": "rewards", "next_obs": "next_observations"}
+    columns |= {"terminal": "terminals"}
+    slices = ["batch"] if learner.slices == 1 else [f"batch/{j}" for j in range(learner.slices)]
+    joined = {ours: np.concatenate([z[f"{at}/{theirs}"] for at in slices]) for ours, theirs in columns.items()}
+    batch = make_batch(len(joined["reward"]), **joined)
+    assert batch.obs.dtype == dtype
+    left = []
+
+    def answer(kind, shape):
+        name, draw = left.pop(0)
+        assert (name.rpartition("/")[2] == SUBSET) == (kind == "permutation"), name
+        assert draw.shape == shape
+        return draw
+
+    def permutation(_key, n):
+        drawn = answer("permutation", (int(z["hp/subset"]),))
+        return jnp.asarray([*drawn, *(j for j in range(n) if j not in drawn)])
+
+    monkeypatch.setattr(jax.random, "normal", lambda _key, shape, _dtype: answer("normal", shape))
+    monkeypatch.setattr(jax.random, "permutation", permutation)
+    out = []
+    for t in range(1, (STEPS if learner.slices == 1 else 1) + 1):
+        inner = [""] if learner.slices == 1 else [f"inner{j}/" for j in range(learner.slices)]
+        names = [*(f"{i}{name}" for i in inner for name in (NEXT, SUBSET)), POLICY]
+        kind = lambda name: dtype if name.endswith("eps") else int
+        left[:] = [(name, np.asarray(z[f"step{t}/noise/{name}"], kind(name))) for name in names]
+        with jax.disable_jit():
+            state, info = learner.update(state, batch, jax.random.key(0))
+        assert not left
+        out.append((state, info))
+    return out
+
+
+def redq_losses(z, at, info):
+    """Pairs of our metrics and recorded numbers; of several critic steps the means."""
+    r = lambda key: z[f"{at}/{key}"]
+    critic = [v for k, v in z.items() if k.startswith(f"{at}/loss/") and k.endswith("critic")]
+    yield int(z["hp/ensemble"]) * info["critic/td"], np.mean(critic)
+    yield info["actor/loss"], r("loss/actor")
+    yield info["actor/log_prob"], r("value/log_pi").mean()
+    yield info["actor/loss"] - info["actor/alpha"] * info["actor/log_prob"], -r("value/q_mean_new_action").mean()
+
+
+@pytest.mark.parametrize("name", REDQ_RUNS)
+def test_redq_in_double_precision(name, monkeypatch):
+    z = read(name)
+    with jax.enable_x64(True):
+        for t, (state, info) in enumerate(redq_updates(z, jnp.float64, monkeypatch), 1):
+            for ours, theirs in redq_losses(z, f"f64/step{t}", info):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-7)
+            for net, theirs in redq_nets(z, f"f64/step{t}/after", jnp.float64).items():
+                ours = getattr(state, net)
+                ours = ours if net == "target_critic" else ours.net
+                for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+                    # a step is 3e-4 long: the floor is 1e-7 of it
+                    np.testing.assert_allclose(a, b, rtol=1e-7, atol=3e-11, err_msg=f"{net} after update {t}")
+
+
+@pytest.mark.parametrize("name", REDQ_RUNS)
+def test_redq_in_single_precision(name, monkeypatch):
+    z = read(name)
+    out = redq_updates(z, jnp.float32, monkeypatch)
+    for t, (_, info) in enumerate(out, 1):
+        for ours, theirs in redq_losses(z, f"f64/step{t}", info):
+            np.testing.assert_allclose(ours, theirs, rtol=3e-6, atol=3e-7)  # the mean of Q is near 0 in one run
+    for net, theirs in redq_nets(z, f"f32/step{len(out)}/after", jnp.float32).items():
         ours = getattr(out[-1][0], net)
         ours = ours if net == "target_critic" else ours.net
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):

@@ -9,7 +9,14 @@ Which members count, in the target (`backup`) and for the policy (`improve`), is
 two critics and `Min` this is SAC; larger ensembles, random subsets and several critic steps per policy step make half
 the field. `critic_updates` critic steps on consecutive slices of one batch come before one step of π and α.
 
-Departures: the order critics, targets, π, α is that of jaxrl and RLPD; the first policy lies near the box's middle.
+    REDQ  Chen et al., ICLR 2021, arXiv:2101.05982: 10 critics, the smallest of 2 drawn ones backed up, the mean of all
+          improved, 20 critic steps per policy step; π by the critics from before their last step, α by its logarithm
+    RLPD  Ball et al., ICML 2023, arXiv:2302.02948: the same with LayerNorm, π by the critics after their last step,
+          and half of every slice from the dataset
+    UPQ   mean less β standard deviations backed up (`MeanOfPairMinMinusStd`)
+
+Departures: the order critics, targets, π, α is that of jaxrl and RLPD; the first policy lies near the box's middle;
+weights are orthogonal, REDQ's and RLPD's Xavier; α starts at 1, in REDQ's code at 0.2 for the very first update.
 """
 
 from __future__ import annotations
@@ -39,17 +46,21 @@ class SAC(Learner):
     backup: losses.Aggregation = losses.Min()
     improve: losses.Aggregation = losses.Min()
     critic_updates: int = 1  # critic steps per policy step, each on its own slice of the batch
+    lagged_critic: bool = False  # True: π learns by the critics from before their last step (REDQ's order)
     backup_entropy: bool = True  # whether α log π enters y
     entropy_per_action: float = -1.0  # H̄ = this times the number of action dimensions; RLPD -0.5
+    entropy_by_log: bool = False  # True: L_α = log α (H(π) - H̄) (REDQ's code)
     discount: float = 0.99  # γ
     target_rate: float = 0.005
     lr: float = 3e-4
     layer_norm: bool = False  # of the critics
     hidden: tuple[int, ...] = (256, 256)
+    critic_hidden: tuple[int, ...] | None = None  # None: as `hidden`
 
     def __post_init__(self) -> None:
         within(self, n_critics="[1, inf)", critic_updates="[1, inf)", entropy_per_action="(-inf, inf)")
         within(self, discount="[0, 1]", target_rate="(0, 1]", lr="(0, inf)", hidden="[1, inf)")
+        within(self, critic_hidden="[1, inf)")
 
     @property
     def slices(self) -> int:
@@ -57,7 +68,8 @@ class SAC(Learner):
 
     def init(self, key: Key, spec: Spec) -> State:
         k_pi, k_q = split(key)
-        critic = nets.critic(k_q, spec, self.hidden, self.n_critics, self.layer_norm)
+        hidden = self.hidden if self.critic_hidden is None else self.critic_hidden
+        critic = nets.critic(k_q, spec, hidden, self.n_critics, self.layer_norm)
         return State(
             actor=trained(nets.actor(k_pi, spec, self.hidden, "squashed")),
             critic=trained(critic),
@@ -70,7 +82,7 @@ class SAC(Learner):
         alpha = jnp.exp(state.log_alpha.net)
 
         def critic_step(carry: tuple, slice_: tuple[Batch, Key]) -> tuple[tuple, Metrics]:
-            (critic, target_critic), (batch, key) = carry, slice_
+            (critic, target_critic, _), (batch, key) = carry, slice_
             s, a, r, s_next, terminal = batch.transition
             k_sample, k_backup = split(key)
             a_next, log_prob = state.actor(s_next).sample_and_log_prob(k_sample)
@@ -78,29 +90,31 @@ class SAC(Learner):
             if self.backup_entropy:
                 q_next = q_next - alpha * log_prob
             target = r + self.discount * (1 - terminal) * q_next
-            critic, info = descend(self.lr, critic, lambda Q: losses.td(Q(s, a), target))
-            return (critic, polyak(self.target_rate, critic.net, target_critic)), info
+            new, info = descend(self.lr, critic, lambda Q: losses.td(Q(s, a), target))
+            judge = critic.net if self.lagged_critic else ()
+            return (new, polyak(self.target_rate, new.net, target_critic), judge), info
 
-        carry, (last, c) = (state.critic, state.target_critic), (batch, {})
+        judge = state.critic.net if self.lagged_critic else ()
+        carry, (last, c) = (state.critic, state.target_critic, judge), (batch, {})
         if self.critic_updates == 1:
             carry, c = critic_step(carry, (batch, k_q))
         else:
             slices = jax.tree.map(lambda x: x.reshape(self.critic_updates, -1, *x.shape[1:]), batch)
             carry, c = jax.lax.scan(critic_step, carry, (slices, jax.random.split(k_q, self.critic_updates)))
             last, c = jax.tree.map(lambda x: x[-1], slices), jax.tree.map(jnp.mean, c)
-        critic, target_critic = carry
+        critic, target_critic, judge = carry
+        Q_pi = judge if self.lagged_critic else critic
 
         def improvement(pi: nets.Actor) -> losses.Loss:
             a, log_prob = pi(last.obs).sample_and_log_prob(k_pi)
-            loss, info = losses.soft_policy(log_prob, self.improve(critic(last.obs, a), k_improve), alpha)
+            loss, info = losses.soft_policy(log_prob, self.improve(Q_pi(last.obs, a), k_improve), alpha)
             return loss, info | {"actor/log_prob": log_prob.mean()}
 
         actor, p = descend(self.lr, state.actor, improvement)
 
+        entropy = losses.log_temperature if self.entropy_by_log else losses.temperature
         target_entropy = self.entropy_per_action * batch.action.shape[-1]
-        log_alpha, t = descend(
-            self.lr, state.log_alpha, lambda x: losses.temperature(x, p["actor/log_prob"], target_entropy)
-        )
+        log_alpha, t = descend(self.lr, state.log_alpha, lambda x: entropy(x, p["actor/log_prob"], target_entropy))
         return State(actor, critic, target_critic, log_alpha), c | p | t
 
     def policy(self, state: State, obs: Array, key: Key, greedy: bool = False) -> Array:
