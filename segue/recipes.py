@@ -12,13 +12,14 @@ from dataclasses import replace
 from typing import Any
 
 from segue.errors import ConfigError, nearest
-from segue.learners import BC, CQL, DT, IQL, MOPO, ODT, PEX, SAC, TD3, Expand, Standardise
-from segue.losses import Bound, ReturnBound, Unbounded
+from segue.learners import BC, CQL, DT, IQL, MOPO, O3F, ODT, PEX, SAC, TD3, Expand, Standardise
+from segue.losses import Bound, MeanOfPairMin, OwnPairMin, ReturnBound, Unbounded
 from segue.phases import PerEpisode, PerStep, Phase, Warmup
 from segue.presets import cql as cql_presets
 from segue.presets import dt as dt_presets
 from segue.presets import odt as odt_presets
 from segue.presets import preset
+from segue.presets import rlpd as rlpd_presets
 from segue.presets.iql import reward as iql_reward
 from segue.replays import Best, Decaying, Sequences, Symmetric
 from segue.transitions import Carry, Reset
@@ -95,6 +96,49 @@ def sac(task: Any, offline_steps: int = 0, online_steps: int = 1_000_000) -> Pha
 def td3(task: Any, offline_steps: int = 0, online_steps: int = 1_000_000) -> Phases:
     """TD3 from scratch on online data alone (Fujimoto et al. 2018)."""
     return (_from_scratch("td3", TD3(), offline_steps, online_steps),)
+
+
+def redq(task: Any, offline_steps: int = 0, online_steps: int = 250_000) -> Phases:
+    """REDQ from scratch: ten critics, two drawn ones backed up, 20 batches a step (Chen et al. 2021)."""
+    learner = SAC(**preset("redq", task))
+    return (replace(_from_scratch("redq", learner, offline_steps, online_steps), updates=PerStep(20)),)
+
+
+def redq_offline(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) -> Phases:
+    """REDQ on the dataset, then REDQ carried on with the online data added to it."""
+    learner, reward = SAC(**preset("redq", task)), rlpd_presets.reward(task)
+    online = Phase("online", learner, online_steps, True, None, Carry(), reward=reward, updates=PerStep(20))
+    return Phase("offline", learner, offline_steps, reward=reward), online
+
+
+def rlpd(task: Any, offline_steps: int = 0, online_steps: int = 250_000) -> Phases:
+    """REDQ with LayerNorm, half of each batch from the dataset; no pre-training (Ball et al. 2023)."""
+    phase = _from_scratch("rlpd", SAC(**preset("rlpd", task)), offline_steps, online_steps)
+    reward = rlpd_presets.reward(task)
+    return (replace(phase, replay=Symmetric(0.5), reward=reward, updates=PerStep(20)),)
+
+
+def sac_data(task: Any, offline_steps: int = 0, online_steps: int = 1_000_000) -> Phases:
+    """SAC from scratch, half of each batch from the dataset: the baseline of Cal-QL's table."""
+    phase = _from_scratch("sac-data", SAC(**preset("sac_data", task)), offline_steps, online_steps)
+    return (replace(phase, replay=Symmetric(cql_presets.mixing(task)), reward=cql_presets.reward(task)),)
+
+
+def o3f(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
+    """CQL carried on, acting by the best of many actions around the policy's (Mark et al. 2022)."""
+    offline, online = cql(task, offline_steps, online_steps)
+    learner = replace(offline.learner, **preset("o3f", task))
+    return replace(offline, learner=learner), replace(online, learner=O3F(replace(learner, clone_steps=0)))
+
+
+def upq(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) -> Phases:
+    """CQL with pairs of critics, then SAC that backs up the pairs' mean less their deviation (UPQ)."""
+    pairs = dict(n_critics=10, backup=OwnPairMin(), improve=MeanOfPairMin())
+    offline, online = cql(task, offline_steps, online_steps)
+    learner: CQL = replace(offline.learner, **pairs)
+    ensemble = SAC(**preset("upq", task), hidden=learner.hidden, critic_hidden=learner.critic_hidden)
+    transition = Reset(Carry(moments=False), nets=("log_alpha",))
+    return replace(offline, learner=learner), replace(online, learner=ensemble, transition=transition)
 
 
 def cql(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
@@ -213,7 +257,8 @@ def phases_of(name: str, task: Any, offline_steps: int | None = None, online_ste
     kept = tuple(p for p in phases if p.steps)
     if not kept:
         raise ConfigError(f"{name}: no steps to run; give --offline-steps or --online-steps")
-    if not kept[0].online and task.load_dataset is None:
+    offline_rows = kept[0].replay.offline if isinstance(kept[0].replay, Symmetric) else not kept[0].online
+    if offline_rows and task.load_dataset is None:
         raise ConfigError(
             f"{name} learns from data, and the task {task.name!r} has none; name one with a dataset (segue list)"
         )

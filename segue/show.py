@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 import resource
 import time
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ def budgeted(method: str, task: Any, given: dict[str, int]) -> dict[tuple[str, s
     recipe, decided = recipes.recipe(method), {}
     phases = recipe(task, **given)
     for budget, online in (("offline_steps", False), ("online_steps", True)):
-        for other in (1, 10**9) if any(p.online is online for p in phases) else ():
+        unit = math.lcm(*(p.learner.slices for p in phases))  # offline budgets are whole updates
+        for other in (unit, 10**9 // unit * unit) if any(p.online is online for p in phases) else ():
             there = fields(recipe(task, **given | {budget: other}))
             decided |= {k: budget for k, value in fields(phases).items() if there.get(k, value) != value}
     return decided
@@ -43,8 +45,12 @@ def origins(
     changed: dict[str, Any],
     decided: dict[tuple[str, str], str],
     given: dict[str, int],
+    method: str = "",
 ) -> list[tuple[str, Any, str]]:
-    """Path, value and origin of every field: the command line, a preset with its source, a default, or the recipe."""
+    """Path, value and origin of every field: the command line, a preset with its source, a default, or the recipe.
+
+    Presets are those of the page and those of `method`, by its name up to a hyphen too.
+    """
     rows = []
     for path, value in leaves(encode(phase)):
         if path == "@":
@@ -61,7 +67,7 @@ def origins(
         elif budget is not None:
             origin = "recipe" if path == "steps" else f"recipe, from {budget}"
         else:
-            origin = _origin(task, _owner(phase, path), name, value)
+            origin = _origin(task, _owner(phase, path), name, value, method)
         rows.append((path, value, origin))
     return rows
 
@@ -73,14 +79,17 @@ def _owner(phase: Phase, path: str) -> Any:
     return node
 
 
-def _origin(task: Any, owner: Any, name: str, value: Any) -> str:
-    family = type(owner).__name__.lower()
-    try:
-        block = presets.block(family, task)
+def _origin(task: Any, owner: Any, name: str, value: Any, method: str) -> str:
+    families = [type(owner).__name__.lower()]
+    if isinstance(owner, Learner):
+        families += [f for f in (method.replace("-", "_"), method.partition("-")[0]) if f]
+    for family in dict.fromkeys(families):
+        try:
+            block = presets.block(family, task)
+        except ModuleNotFoundError:
+            continue
         if name in block.values and encode(block.values[name]) == value:
             return f"preset {family}: {block.source}"
-    except ModuleNotFoundError:
-        pass
     for f in dataclasses.fields(owner):
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
         if f.name == name and default is not dataclasses.MISSING and encode(default) == value:
@@ -104,7 +113,7 @@ def show(
         table = Table(title=f"phase {i}: {phase.name}", title_justify="left", box=None, padding=(0, 2, 0, 0))
         for column in ("path (for --set: phases." + phase.name + ".PATH=VALUE)", "value", "from"):
             table.add_column(column, overflow="fold")
-        for path, value, origin in origins(task, phase, i, changed, decided, given):
+        for path, value, origin in origins(task, phase, i, changed, decided, given, method):
             dim = "dim" if origin == "default" else ""
             table.add_row(path, _text(value), origin, style=dim)
         console.print(table)

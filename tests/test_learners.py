@@ -22,18 +22,21 @@ from zoo import (
     handover,
     iql,
     make_batch,
+    pairs,
     redq,
+    redq_authors,
     sac,
     same,
     td3,
+    upq,
 )
 
 from segue import losses
 from segue import types as segue_types
 from segue.dynamics import Pool
 from segue.errors import ConfigError, HandoverError
-from segue.learners import BC, CQL, IQL, PEX, SAC, TD3, Expand, Hold
-from segue.types import Trained, core, split, with_core
+from segue.learners import BC, CQL, IQL, O3F, PEX, SAC, TD3, Expand, Hold, Standardise
+from segue.types import Module, Trained, core, split, with_core
 
 KEY = jax.random.key(5)
 OBS = jnp.asarray(np.random.default_rng(3).normal(size=(8, 3)), jnp.float32)
@@ -126,6 +129,7 @@ def test_seeds_at_once_are_seeds_one_by_one(name):
 
 HELD = {
     "cql": {"log_dual"},
+    "o3f(cql)": {"log_dual"},
     "hold(sac, actor)": {"actor"},
     "hold(iql, critic)": {"critic", "target_critic"},
     "pex(hold(iql, value))": {"value"},
@@ -449,6 +453,160 @@ def test_cql_widens_the_weight_while_the_gap_is_too_wide():
     assert float(updated(cql)[0].log_dual.net) == 1.0  # a fixed weight leaves it
 
 
+# ------------------------------------------------------------------------------------------- ensembles: REDQ, RLPD, UPQ
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (losses.RandomMin(4), losses.Min()),  # a subset equal to the ensemble: SAC-N's target
+        (losses.MeanMinusStd(0.0), losses.Mean()),  # UPQ without its penalty
+        (losses.MeanOfPairMinMinusStd(0.0), losses.MeanOfPairMin()),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_backups_that_are_the_same_make_the_same_update(one, other):
+    of = lambda backup: step_of(replace(pairs, backup=backup))(state_of(pairs), batch_for(pairs), KEY)
+    close(of(one), of(other), rtol=1e-6, atol=1e-7)
+    assert not same(of(one)[0].critic, of(losses.RandomMin(1))[0].critic)
+
+
+def test_upq_backs_up_less_where_the_pairs_differ():
+    """y = r + discount (mean - beta std - alpha log pi): with beta the target's mean falls by discount beta std."""
+    s_next, terminal = batch_for(upq).next_obs, batch_for(upq).terminal
+    before, batch = state_of(upq), batch_for(upq, reward=np.zeros(ROWS))
+
+    def pulled(beta):  # the gradient of the members' errors to a common shift of their values is 2 E (mean q - y)
+        state, _ = step_of(replace(upq, backup=losses.MeanOfPairMinMinusStd(beta)))(before, batch, KEY)
+        return state.critic.opt.mu.net.layers[-1].bias[:, 0] / 0.2  # mean of q - y, by member
+
+    a_next, _ = before.actor(s_next).sample_and_log_prob(split(split(KEY, 3)[0])[0])
+    q = np.asarray(before.target_critic(s_next, a_next)).reshape(2, 2, ROWS).min(1)
+    fall = (0.99 * (1 - np.asarray(terminal)) * 2.0 * q.std(0)).mean()
+    np.testing.assert_allclose(pulled(2.0) - pulled(0.0), fall, rtol=1e-3)
+
+
+@pytest.mark.parametrize("lagged", [False, True])
+def test_the_policy_learns_by_the_critics_before_or_after_their_last_step(lagged):
+    """REDQ's order is the lagged one, RLPD's the other. With one critic step, before it are the first critics."""
+    learner = SAC(hidden=HIDDEN, lagged_critic=lagged)
+    before, s = state_of(learner), batch_for(learner).obs
+    after, _ = step_of(learner)(before, batch_for(learner), KEY)
+    critic = (before if lagged else after).critic.net
+
+    def loss(pi):
+        a, log_prob = pi(s).sample_and_log_prob(split(KEY, 3)[1])
+        return (log_prob - critic(s, a).min(0)).mean()  # alpha = 1
+
+    close(after.actor.opt.mu, jax.tree.map(lambda g: 0.1 * g, jax.jit(jax.grad(loss))(before.actor.net)), atol=1e-6)
+
+
+def test_lagged_critics_of_several_steps_are_those_before_the_last():
+    """Two updates of two slices and of three: the policy's gradient in the third step is by the critics after two."""
+    three, two = redq_authors, replace(redq_authors, critic_updates=2)
+    batch, before = batch_for(three), state_of(redq_authors)
+    same_draws = jax.tree.map(lambda x: jnp.concatenate([x[:ROWS]] * 3), batch)
+    a, _ = step_of(replace(three, lr=1e-60))(before, same_draws, KEY)
+    b, _ = step_of(replace(two, lr=1e-60))(before, jax.tree.map(lambda x: x[: 2 * ROWS], same_draws), KEY)
+    close(a.actor.opt.mu, b.actor.opt.mu, rtol=1e-4, atol=1e-7)  # critics that stand still: no order shows
+    a, _ = step_of(three)(before, same_draws, KEY)
+    c, _ = step_of(replace(three, lagged_critic=False))(before, same_draws, KEY)
+    assert same(a.critic, c.critic)
+    assert not same(a.actor, c.actor)
+
+
+@pytest.mark.parametrize("by_log", [False, True])
+def test_alpha_is_fitted_by_itself_or_by_its_logarithm(by_log):
+    learner = SAC(hidden=HIDDEN, entropy_by_log=by_log)
+    start = state_of(learner)
+    start = segue_types.replace(start, log_alpha=Trained(start.log_alpha.net - 1.0, start.log_alpha.opt))
+    state, info = step_of(learner)(start, batch_for(learner), KEY)
+    slope = -float(info["actor/log_prob"]) + 2.0  # H - target, of two action dimensions
+    expected = 0.1 * slope * (1.0 if by_log else np.exp(-1.0))
+    assert float(state.log_alpha.opt.mu) == pytest.approx(expected, rel=1e-5)
+
+
+def test_critics_of_another_size():
+    state = SAC(hidden=(16, 16), critic_hidden=(8, 8, 8), n_critics=3).init(KEY, SPEC)
+    assert [layer.weight.shape for layer in state.critic.net.net.layers] == [(3, 5, 8), (3, 8, 8), (3, 8, 8), (3, 8, 1)]
+    assert [layer.weight.shape for layer in state.actor.net.net.layers] == [(3, 16), (16, 16), (16, 4)]
+
+
+# ------------------------------------------------------------------------------------------------------------------ O3F
+
+
+class Bowl(Module):
+    """Q(s, a) = -|a - goal|^2 of two members, one of them higher by 1."""
+
+    goal: jax.Array
+
+    def __call__(self, obs, action):
+        q = -((action - self.goal) ** 2).sum(-1)
+        return jnp.stack([q, q + 1.0])
+
+
+def choices(learner, goal, n=64):
+    """`n` actions that are tried at one observation, and the policy's."""
+    state = learner.init(KEY, SPEC)
+    inner = segue_types.replace(core(state), critic=Bowl(jnp.asarray(goal)))
+    state = with_core(state, inner)
+    keys = jax.random.split(KEY, n)
+    a, _, info = jax.vmap(lambda k: learner.act(state, (), OBS[0], jnp.zeros(()), k, False))(keys)
+    same_again = jax.vmap(lambda k: learner.policy(state, OBS[0], k))(keys)
+    np.testing.assert_array_equal(a, same_again)
+    return np.asarray(a), np.asarray(inner.actor(OBS[0]).mode()), np.asarray(info["act/gain"])
+
+
+def test_o3f_without_noise_is_the_policy():
+    a, mode, gain = choices(O3F(cql, noise=0.0), [0.9, -0.9])
+    np.testing.assert_allclose(a, np.broadcast_to(mode, a.shape), atol=1e-6)
+    np.testing.assert_allclose(gain, 0, atol=1e-6)
+
+
+def test_o3f_comes_closer_to_the_best_action_with_more_candidates():
+    goal = np.array([0.4, -0.4])
+    distance = []
+    for n in (1, 10, 1000):
+        a, mode, gain = choices(O3F(cql, candidates=n, noise=0.4), goal)
+        distance.append(np.linalg.norm(a - goal, axis=-1).mean())
+        expected = ((mode - goal) ** 2).sum() - ((a - goal) ** 2).sum(-1)
+        np.testing.assert_allclose(gain, expected, rtol=1e-3, atol=1e-5)
+    assert distance[0] > 2 * distance[1] > 4 * distance[2]
+    assert distance[2] < 0.05
+
+
+def test_o3f_stays_in_the_box_and_near_the_policy():
+    a, mode, _ = choices(O3F(cql, candidates=200, noise=0.1), [5.0, -5.0])
+    assert np.abs(a).max() <= 1
+    assert np.abs(a - mode).max() < 0.6
+    a, _, _ = choices(O3F(cql, candidates=200, noise=10.0), [5.0, -5.0])
+    np.testing.assert_allclose(np.abs(a), 1.0)
+
+
+def test_o3f_learns_and_is_evaluated_as_its_base():
+    learner = ZOO["o3f(cql)"]
+    assert same(updated(learner)[0].base, updated(cql)[0])
+    greedy = learner.policy(updated(learner)[0], OBS[0], KEY, greedy=True)
+    np.testing.assert_array_equal(greedy, cql.policy(updated(cql)[0], OBS[0], KEY, greedy=True))
+    a, _, info = learner.act(updated(learner)[0], (), OBS[0], jnp.zeros(()), KEY, True)
+    np.testing.assert_array_equal(a, greedy)
+    assert not info
+
+
+def test_o3f_scores_may_be_bounds_from_above_but_not_one_a_member():
+    learner, state = ZOO["o3f(cql)"], updated(ZOO["o3f(cql)"])[0]
+    assert replace(learner, score=losses.MeanMinusStd(-2.0)).policy(state, OBS[0], KEY).shape == (2,)
+    with pytest.raises(ConfigError, match="one value of all members"):
+        replace(learner, score=losses.Own()).policy(state, OBS[0], KEY)
+
+
+def test_o3f_refuses_by_name():
+    with pytest.raises(HandoverError, match="BC has none"):
+        O3F(bc).init(KEY, SPEC)
+    with pytest.raises(HandoverError, match="put Standardise around it"):
+        O3F(Standardise(cql)).init(KEY, SPEC)
+
+
 # ------------------------------------------------------------------------------------------------------------- settings
 
 
@@ -478,12 +636,15 @@ def test_aggregations_reach_the_loss():
         (SAC, "lr", 0.0, "(0, inf)"),
         (SAC, "n_critics", 0, "[1, inf)"),
         (SAC, "critic_updates", 0, "[1, inf)"),
+        (SAC, "critic_hidden", (0,), "[1, inf)"),
         (TD3, "delay", 0, "[1, inf)"),
         (CQL, "samples", 0, "[1, inf)"),
         (CQL, "weight", -1.0, "[0, inf)"),
         (CQL, "temperature", 0.0, "(0, inf)"),
         (TD3, "exploration", -0.1, "[0, inf)"),
         (partial(PEX, iql), "inv_temperature", -1.0, "[0, inf)"),
+        (partial(O3F, cql), "candidates", 0, "[1, inf)"),
+        (partial(O3F, cql), "noise", -0.1, "[0, inf)"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(cls, field, value, interval):

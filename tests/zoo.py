@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue.dynamics import Models
-from segue.learners import BC, CQL, DT, IQL, MOPO, ODT, PEX, SAC, TD3, Hold, Standardise
-from segue.losses import Mean, MeanOfPairMin, OwnPairMin, RandomMin, ReturnBound
+from segue.learners import BC, CQL, DT, IQL, MOPO, O3F, ODT, PEX, SAC, TD3, Hold, Standardise
+from segue.losses import Mean, MeanOfPairMin, MeanOfPairMinMinusStd, OwnPairMin, RandomMin, ReturnBound
 from segue.types import Batch, Handover, Learner, Spec
 
 SPEC = Spec(obs_dim=3, act_dim=2)
@@ -20,15 +20,10 @@ ROWS = 32
 bc = BC(hidden=HIDDEN)
 iql = IQL(hidden=HIDDEN)
 sac = SAC(hidden=HIDDEN)
-redq = SAC(
-    n_critics=4,
-    backup=RandomMin(2),
-    improve=Mean(),
-    critic_updates=3,
-    layer_norm=True,
-    entropy_per_action=-0.5,
-    hidden=HIDDEN,
-)
+ENSEMBLE: dict[str, Any] = dict(n_critics=4, improve=Mean(), critic_updates=3, entropy_per_action=-0.5, hidden=HIDDEN)
+redq = SAC(backup=RandomMin(2), layer_norm=True, **ENSEMBLE)  # in RLPD's form
+redq_authors = SAC(backup=RandomMin(2), lagged_critic=True, entropy_by_log=True, **ENSEMBLE)
+upq = SAC(n_critics=4, backup=MeanOfPairMinMinusStd(0.5), improve=MeanOfPairMin(), hidden=HIDDEN)
 pairs = SAC(n_critics=4, backup=OwnPairMin(), improve=MeanOfPairMin(), hidden=HIDDEN)
 td3 = TD3(hidden=HIDDEN)
 cql = CQL(samples=3, hidden=HIDDEN, critic_hidden=HIDDEN)
@@ -44,6 +39,8 @@ PLAIN: dict[str, Learner] = {
     "iql": iql,
     "sac": sac,
     "redq": redq,
+    "redq (authors)": redq_authors,
+    "upq": upq,
     "pairs": pairs,
     "td3": td3,
     "cql": cql,
@@ -60,6 +57,7 @@ WRAPPED: dict[str, Learner] = {
     "standardise(odt)": Standardise(odt),
     "hold(iql, critic)": Hold(iql, ("critic",)),
     "pex(hold(iql, value))": PEX(Hold(iql, ("value",))),
+    "o3f(cql)": O3F(cql, candidates=5),
     "mopo(sac)": mopo,
     "mopo(redq)": MOPO(redq, starts=8, horizon=2, models=SMALL_MODELS),
 }

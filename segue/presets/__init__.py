@@ -1,6 +1,6 @@
 """The papers' numbers, one file a method family: each block with its source.
 
-Keyed by a task's family, with exceptions by its full name. No entry: the defaults hold.
+Keyed by a task's family, with exceptions by its full name; "*" is any other task. No entry: the defaults hold.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ class Block(NamedTuple):
 
 
 def block(method: str, task: Any) -> Block:
-    """The block for `task` by full name, else by family, else an empty one."""
+    """The block for `task` by full name, else by family, else that of any task, else an empty one."""
     blocks: dict[str, Block] = import_module(f"segue.presets.{method}").BLOCKS
-    return blocks.get(task.name) or blocks.get(task.family) or Block({}, "the method's defaults")
+    keys = (task.name, task.family, "*")
+    return next((blocks[k] for k in keys if k in blocks), Block({}, "the method's defaults"))
 
 
 def preset(method: str, task: Any) -> dict[str, Any]:
