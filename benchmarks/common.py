@@ -27,6 +27,8 @@ import numpy as np  # noqa: E402
 from segue import phases  # noqa: E402
 from segue.bonuses import Nothing  # noqa: E402
 from segue.learners import IQL, SAC, TD3  # noqa: E402
+from segue.losses import RandomMin  # noqa: E402
+from segue.presets.rlpd import PAPER as RLPD  # noqa: E402
 from segue.replays import Uniform  # noqa: E402
 from segue.store import Affine, Store, make_store  # noqa: E402
 from segue.types import Spec  # noqa: E402
@@ -37,6 +39,13 @@ LEARNERS = {"IQL": IQL(), "TD3": TD3(), "SAC": SAC()}
 # gemms of one gradient step at these sizes, hidden 256x256. IQL: 538.8, and the second pass of V(s), which the order of
 # the authors' code (`lagged_value=False`) needs
 MFLOP = {"IQL": 574.7, "TD3": 413.5, "SAC": 577.1}
+ENSEMBLES = {
+    "RLPD": SAC(**RLPD),
+    "RLPD without LayerNorm": SAC(**RLPD | {"layer_norm": False}),
+    "one critic": SAC(**RLPD | {"n_critics": 1, "backup": RandomMin(1)}),
+}
+# of one critic step and a twentieth of a policy step; the target's critics that are not drawn are not evaluated
+MFLOP |= {"RLPD": 1222.8, "RLPD without LayerNorm": 1222.8, "one critic": 190.2}
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
@@ -65,7 +74,7 @@ def offline_store(rows: int = ROWS, spec: Spec = SPEC) -> Store:
 
 def prepared(name: str, store: Store, spec: Spec = SPEC) -> tuple[phases.Work, phases.Parts, phases.Sums]:
     """What `update_many` takes: work, first parts, empty sums."""
-    work = phases.Work(LEARNERS[name], Uniform(), Nothing(), Affine(), BATCH)
+    work = phases.Work((LEARNERS | ENSEMBLES)[name], Uniform(), Nothing(), Affine(), BATCH)
     parts = phases.Parts(work.learner.init(jax.random.key(0), spec), (), ())
     metrics = jax.eval_shape(lambda p, k: phases.update_once(work, store, p, k), parts, jax.random.key(1))[1]
     return work, parts, phases.blank_sums(metrics)

@@ -4,9 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from segue.errors import ConfigError
+from segue.losses import Mean, MeanOfPairMin, MeanOfPairMinMinusStd, OwnPairMin, RandomMin
 from segue.phases import PerEpisode, PerStep
-from segue.presets import cql
+from segue.presets import cql, preset, rlpd
 from segue.recipes import phases_of
+from segue.replays import Symmetric, Uniform
 from segue.store import Affine
 
 
@@ -48,3 +51,77 @@ def test_conservative_recipes_differ_in_bound_and_schedule_only():
     assert of("calql-episodic")[1].updates == PerEpisode(per_step=1)
     assert cal_on.learner.gap == off.learner.gap == 0.8
     assert phases_of("calql", task("kitchen"), 10, 10)[1].replay.offline == 0.25
+
+
+def test_redq_is_the_authors():
+    """methods_b 4: 10 critics, 2 backed up, all improved, 20 updates a step, target entropy by environment."""
+    (phase,) = phases_of("redq", task("locomotion", "halfcheetah"), online_steps=100_000)
+    learner = phase.learner
+    assert (learner.n_critics, learner.backup, learner.improve, learner.slices) == (10, RandomMin(2), Mean(), 20)
+    assert (learner.lagged_critic, learner.entropy_by_log, learner.layer_norm) == (True, True, False)
+    assert (phase.updates, phase.replay, phase.warmup.steps) == (PerStep(20), Symmetric(0.0), 5000)
+    assert -6 * learner.entropy_per_action == 3
+    assert preset("redq", task("locomotion", "hopper-medium"))["entropy_per_action"] * 3 == pytest.approx(-1)
+    offline, online = phases_of("redq-offline", task("locomotion"), 200, 100)
+    assert offline.learner == online.learner == learner
+    assert online.replay == Uniform()
+
+
+@pytest.mark.parametrize(
+    ("family", "members", "entropy", "depth", "paid"),
+    [
+        ("locomotion", 2, True, 2, 1),
+        ("antmaze", 1, False, 3, 0),
+        ("point-wall", 1, False, 3, 0),
+        ("adroit", 2, False, 3, 1),
+        ("ogbench", 1, False, 3, 1),
+        ("custom", 2, True, 2, 1),
+    ],
+)
+def test_rlpd_by_family(family, members, entropy, depth, paid):
+    """methods_a 6.1; `paid` is what a reward of 1 becomes."""
+    (phase,) = phases_of("rlpd", task(family), online_steps=100_000)
+    learner = phase.learner
+    assert (learner.backup, learner.backup_entropy, len(learner.hidden)) == (RandomMin(members), entropy, depth)
+    assert (learner.n_critics, learner.layer_norm, learner.improve, learner.slices) == (10, True, Mean(), 20)
+    assert (learner.entropy_per_action, learner.lagged_critic) == (-0.5, False)
+    assert (phase.replay, phase.updates, phase.batch_size) == (Symmetric(0.5), PerStep(20), 256)
+    assert (phase.warmup.steps, phase.warmup.actions) == (5000, "uniform")
+    assert rlpd.reward(task(family))(1.0) == paid
+
+
+@pytest.mark.parametrize("method", ["rlpd", "sac-data", "redq"])
+def test_from_scratch_there_is_no_offline_phase(method):
+    with pytest.raises(ConfigError, match=f"{method} has no offline phase"):
+        phases_of(method, task("locomotion"), offline_steps=20)
+
+
+def test_half_of_a_batch_from_no_dataset_is_refused():
+    bare = SimpleNamespace(family="locomotion", name="hopper", load_dataset=None)
+    for method in ("rlpd", "sac-data"):
+        with pytest.raises(ConfigError, match="learns from data, and the task 'hopper' has none"):
+            phases_of(method, bare)
+    assert phases_of("redq", bare)
+
+
+def test_sac_with_data_is_cql_without_its_regulariser_and_pretraining():
+    (phase,) = phases_of("sac-data", task("antmaze"))
+    online = phases_of("cql", task("antmaze"))[1]
+    assert (phase.replay, phase.reward) == (online.replay, online.reward)
+    same = ("n_critics", "backup", "improve", "backup_entropy", "entropy_per_action", "hidden", "critic_hidden", "lr")
+    assert all(getattr(phase.learner, f) == getattr(online.learner, f) for f in same)
+    assert phases_of("sac-data", task("kitchen"))[0].replay == Symmetric(0.25)
+
+
+def test_o3f_and_upq_begin_with_cql():
+    cql_offline, cql_online = phases_of("cql", task("antmaze"), 10, 10)
+    offline, online = phases_of("o3f", task("antmaze"), 10, 10)
+    assert online.learner.base == offline.learner  # the same objective in both
+    assert (offline.learner.n_critics, offline.learner.layer_norm) == (5, True)
+    assert (online.learner.candidates, online.learner.noise, online.learner.score) == (100, 0.2, Mean())
+    assert (offline.learner.gap, online.replay) == (cql_offline.learner.gap, cql_online.replay)
+
+    offline, online = phases_of("upq", task("antmaze"), 10, 10)
+    assert (offline.learner.backup, offline.learner.improve) == (OwnPairMin(), MeanOfPairMin())
+    assert (online.learner.backup, online.learner.improve) == (MeanOfPairMinMinusStd(0.001), MeanOfPairMin())
+    assert (offline.learner.n_critics, online.learner.critic_hidden) == (10, offline.learner.critic_hidden)
