@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from segue.errors import ConfigError, within
 from segue.types import Key, Metrics
@@ -171,6 +171,7 @@ class ReturnBound:
 # -------------------------------------------------------------------------------------------------------- aggregations
 
 
+@runtime_checkable
 class Aggregation(Protocol):
     """From all members ``[E, B]`` to what is backed up or improved: ``[B]``, or ``[E, B]`` for one value per member."""
 
@@ -194,10 +195,21 @@ class RandomMin:
     def __post_init__(self) -> None:
         within(self, m="[1, inf)")
 
+    def drawn(self, members: int, key: Key) -> Int[Array, " m"]:
+        """Which of so many members. Raises `ConfigError` where there are fewer than `m`."""
+        if self.m > members:
+            raise ConfigError(f"RandomMin(m={self.m}) of {members} critics: m lies in 1..{members}")
+        return jax.random.permutation(key, members)[: self.m]
+
     def __call__(self, q: Array, key: Key) -> Array:
-        if self.m > q.shape[0]:
-            raise ConfigError(f"RandomMin(m={self.m}) of {q.shape[0]} critics: m lies in 1..{q.shape[0]}")
-        return q[jax.random.permutation(key, q.shape[0])[: self.m]].min(0)
+        return q[self.drawn(q.shape[0], key)].min(0)
+
+
+def aggregated(aggregation: Aggregation, critic: Any, key: Key, s: Array, a: Array) -> Float[Array, "*E B"]:
+    """``aggregation(critic(s, a), key)``; of a `nets.Critic` only the members that `RandomMin` draws are evaluated."""
+    if isinstance(aggregation, RandomMin) and hasattr(critic, "members"):
+        return critic.members(aggregation.drawn(critic.size, key))(s, a).min(0)
+    return aggregation(critic(s, a), key)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.nn.initializers import orthogonal
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from segue.errors import ConfigError
 from segue.types import Key, Module, Spec, split
@@ -235,6 +235,15 @@ class Critic(Module):
 
     def __call__(self, obs: Float[Array, "*B obs"], action: Float[Array, "*B act"]) -> Float[Array, E * B]:  # type: ignore[valid-type]
         return self.net(obs, action)[..., 0]
+
+    @property
+    def size(self) -> int:
+        """E."""
+        return self.net.layers[-1].bias.shape[0]
+
+    def members(self, which: Int[Array, " m"]) -> Critic:
+        """The ensemble of these members alone."""
+        return jax.tree.map(lambda x: x[which], self)
 
 
 class Value(Module):

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue import losses
+from segue import losses, nets
 from segue.errors import ConfigError
+from segue.types import Spec
 
 KEY = jax.random.key(0)
 
@@ -245,6 +246,21 @@ def test_random_min_takes_the_minimum_of_different_members_for_the_whole_batch()
     counts = {pair: int((np.asarray(draws) == np.array(m)).all(1).sum()) for pair, m in allowed.items()}
     assert sum(counts.values()) == 600  # never one member twice, never a mixture of rows
     assert all(150 < n < 250 for n in counts.values()), counts  # 200 +- 4 standard deviations
+
+
+@pytest.mark.parametrize("aggregation", [losses.RandomMin(2), losses.Min(), losses.Own()], ids=str)
+def test_members_that_are_not_drawn_need_not_be_evaluated(aggregation):
+    spec, rng = Spec(3, 2), np.random.default_rng(0)
+    critic, s, a = (
+        nets.critic(KEY, spec, (8,), 5),
+        jnp.asarray(rng.normal(size=(7, 3))),
+        jnp.asarray(rng.normal(size=(7, 2))),
+    )
+    for key in jax.random.split(KEY, 8):
+        found = losses.aggregated(aggregation, critic, key, s, a)
+        np.testing.assert_allclose(found, aggregation(critic(s, a), key), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match=r"RandomMin\(m=6\) of 5 critics"):
+        losses.aggregated(losses.RandomMin(6), critic, KEY, s, a)
 
 
 def test_random_min_of_one_is_one_member():

@@ -86,7 +86,7 @@ class SAC(Learner):
             s, a, r, s_next, terminal = batch.transition
             k_sample, k_backup = split(key)
             a_next, log_prob = state.actor(s_next).sample_and_log_prob(k_sample)
-            q_next = self.backup(target_critic(s_next, a_next), k_backup)  # [B] or [E, B]
+            q_next = losses.aggregated(self.backup, target_critic, k_backup, s_next, a_next)  # [B] or [E, B]
             if self.backup_entropy:
                 q_next = q_next - alpha * log_prob
             target = r + self.discount * (1 - terminal) * q_next
