@@ -69,6 +69,7 @@ def train(
     eval_every: int = 5000,
     eval_episodes: int = 10,
     out: str | Path | None = None,
+    lend: Mapping[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Result:
     """Pre-train, hand over, fine-tune.
@@ -85,6 +86,8 @@ def train(
         offline_steps, online_steps: budgets; None takes the recipe's own, 0 leaves the phase out.
         set: fields to change by path, as with ``--set``: ``{"phases.online.learner.base.beta": 5.0}``.
         out: a run directory: checkpoints are kept there, and the same call goes on where it stopped.
+        lend: final states of other runs, also on other tasks (`Result.state`), by the names that the `source` of
+            phases of your own gives them; shapes must fit. Not with `out`: a directory holds all that its run needs.
         progress: called with every stretch of work.
 
     Raises:
@@ -99,6 +102,8 @@ def train(
     settings = Settings(eval_every=eval_every, eval_episodes=eval_episodes)
     name = method if isinstance(method, str) else "+".join(p.name for p in phases)
     if out is not None:
+        if lend:
+            raise ConfigError("segue.train: a run with lent states cannot be kept in a directory; leave `out` out")
         from segue.runs.report import read_run
 
         folder = Path(out)
@@ -110,7 +115,7 @@ def train(
         return Result(phases[-1].learner, state.learner, [dict(row) for row in read_run(folder).rows], task, phases)
 
     data = task.dataset if task.load_dataset is not None else None
-    first, fixed = start(seed, phases, task.spec, data)
+    first, fixed = start(seed, phases, task.spec, data, lend)
     history: list[dict[str, Any]] = []
     for state, rows in run(phases, task, first, fixed, settings):
         check_rows(rows)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -223,7 +223,7 @@ class RunState(NamedTuple):
     sums: Sums = None  # type: ignore[assignment]
     act_sums: Sums = None  # type: ignore[assignment]
     score: float | None = None  # of the last greedy evaluation
-    snapshots: dict[str, Any] | None = None  # final learner states that later phases name
+    snapshots: dict[str, Any] | None = None  # final learner states that later phases name, and lent ones
     wall: float = 0.0  # seconds spent, all sessions
 
     @property
@@ -440,28 +440,33 @@ def ring_capacity(phases: tuple[Phase, ...]) -> int:
     return min(sum(p.steps for p in phases if p.online), 1_000_000)
 
 
-def start(seed: int, phases: tuple[Phase, ...], spec: Spec, dataset: Any | None) -> tuple[RunState, Store]:
-    """The state before the first phase, and the store's fixed half."""
-    names = [p.name for p in phases]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"phases need different names, not {names}")
+def start(
+    seed: int, phases: tuple[Phase, ...], spec: Spec, dataset: Any | None, lent: Mapping[str, Any] | None = None
+) -> tuple[RunState, Store]:
+    """The state before the first phase, and the store's fixed half.
+
+    `lent` holds learners' states of other runs by the names under which phases ask for them as their `source`.
+    """
+    names, lent = [p.name for p in phases], dict(lent or {})
+    if len({*names, *lent}) < len(names) + len(lent):
+        raise ConfigError(f"phases and lent states need different names, not {[*names, *lent]}")
     for i, p in enumerate(phases):
-        if p.source is not None and p.source not in names[:i]:
-            raise ConfigError(f"phase {p.name!r}: its source {p.source!r} is no earlier phase; earlier: {names[:i]}")
+        if p.source is not None and p.source not in (earlier := [*lent, *names[:i]]):
+            raise ConfigError(f"phase {p.name!r}: its source {p.source!r} is no earlier phase; earlier: {earlier}")
         if not p.online and dataset is None and not any(q.online for q in phases[:i]):
             raise ConfigError(f"phase {p.name!r} learns from data, and the task has none: name a task with a dataset")
     store = make_store(spec, dataset, ring_capacity(phases))
-    _check_phases(phases, spec, store)
-    return RunState(seed, ring=store.ring, snapshots={}), fixed_half(store)
+    _check_phases(phases, spec, store, lent)
+    return RunState(seed, ring=store.ring, snapshots=lent), fixed_half(store)
 
 
-def _check_phases(phases: tuple[Phase, ...], spec: Spec, store: Store) -> None:
+def _check_phases(phases: tuple[Phase, ...], spec: Spec, store: Store, lent: Mapping[str, Any]) -> None:
     """That states hand over and that learner, replay and warm-up go together, by shapes alone and before any work.
 
     Raises `HandoverError`, `ConfigError`, `DataError`.
     """
     key = phase_key(0, 0, INIT)
-    states: dict[str | None, Any] = {}
+    states: dict[str | None, Any] = dict(lent)
     for phase in phases:
 
         def enter(key: Key, pretrained: Any, phase: Phase = phase) -> Any:
