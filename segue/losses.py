@@ -117,12 +117,20 @@ def soft_maximum(
 
 
 def conservative(
-    soft_max: Float[Array, "E B"], q: Float[Array, "E B"], weight: float | Array, threshold: float = 0.0
+    soft_max: Float[Array, "E B"],
+    q: Float[Array, "E B"],
+    weight: float | Array,
+    threshold: float = 0.0,
+    row_weight: Float[Array, " B"] | float = 1.0,
 ) -> Loss:
-    """weight (mean of soft maximum - Q(s, a), less the threshold), summed over members (Kumar et al. 2020, eq. 4)."""
-    gap = (soft_max - q).mean(-1)  # [E]
-    loss = (jax.lax.stop_gradient(weight) * (gap - threshold)).sum()
-    return loss, {"critic/penalty": loss / len(gap), "critic/gap": gap.mean()}
+    """weight times the mean of W (soft maximum - Q(s, a) - threshold), summed over members (Kumar et al. 2020, eq. 4).
+
+    `row_weight` is W of Zheng et al. 2023 (arXiv:2303.07693): 0 for rows that are learnt from without pessimism.
+    """
+    gap = soft_max - q
+    excess = (row_weight * (gap - threshold)).mean(-1)  # [E]
+    loss = (jax.lax.stop_gradient(weight) * excess).sum()
+    return loss, {"critic/penalty": loss / len(q), "critic/gap": gap.mean(), "critic/excess": excess.mean()}
 
 
 def dual(log_dual: Array) -> Array:
@@ -130,10 +138,10 @@ def dual(log_dual: Array) -> Array:
     return jnp.minimum(jnp.exp(log_dual), DUAL_LIMIT)
 
 
-def gap_constraint(log_dual: Array, gap: Array, weight: float, threshold: float) -> Loss:
-    """-alpha' weight (gap - threshold), the gap detached: alpha' grows while it is too wide (app. F)."""
+def gap_constraint(log_dual: Array, excess: Array, weight: float) -> Loss:
+    """-alpha' weight times the excess of `conservative`, detached: alpha' grows while the gap is too wide (app. F)."""
     value = dual(log_dual)
-    return -value * weight * (jax.lax.stop_gradient(gap) - threshold), {"critic/dual": value}
+    return -value * weight * jax.lax.stop_gradient(excess), {"critic/dual": value}
 
 
 def best_sample(q: Float[Array, "*E n B"], log_prob: Float[Array, "n B"]) -> tuple[Array, Array]:

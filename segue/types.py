@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     terminal: Float[Array, "*B"]  # 1: the MDP ended. A time limit is not terminal
     mc_return: Float[Array, "*B"]  # discounted return-to-go; -inf while the episode is open
     offline: Float[Array, "*B"]  # 1: from the dataset, 0: from interaction
-    weight: Float[Array, "*B"]  # 1 unless the replay weights its rows
+    weight: Float[Array, "*B"]  # of the row in conservative and cloning terms; 1 unless the replay says less
     step: Float[Array, "*B"]  # time in the episode
     valid: Float[Array, "*B"]  # 0: padding
 

@@ -171,13 +171,25 @@ def test_conservative_by_hand():
     soft, q = jnp.array([[3.0, 5.0], [2.0, 2.0]]), jnp.array([[1.0, 1.0], [2.0, 0.0]])
     loss, info = losses.conservative(soft, q, 2.0, 0.5)  # gaps 3 and 1: 2 (2.5 + 0.5)
     assert (float(loss), float(info["critic/gap"]), float(info["critic/penalty"])) == (6.0, 2.0, 3.0)
+    assert float(info["critic/excess"]) == 1.5
     np.testing.assert_allclose(jax.grad(lambda s: losses.conservative(s, q, 2.0)[0])(soft), np.ones((2, 2)))
     np.testing.assert_allclose(jax.grad(lambda q: losses.conservative(soft, q, 2.0)[0])(q), -np.ones((2, 2)))
     assert float(jax.grad(lambda w: losses.conservative(soft, q, w)[0])(jnp.array(2.0))) == 0.0
 
 
+def test_conservative_counts_rows_by_their_weight():
+    """APL's W. Gaps of the members: 2 and 4, 0 and 2, less 0.5; the second row counts half, or not at all."""
+    soft, q = jnp.array([[3.0, 5.0], [2.0, 2.0]]), jnp.array([[1.0, 1.0], [2.0, 0.0]])
+    loss, info = losses.conservative(soft, q, 2.0, 0.5, jnp.array([1.0, 0.5]))  # 2 ((1.5 + 1.75) + (-0.5 + 0.75)) / 2
+    assert (float(loss), float(info["critic/penalty"]), float(info["critic/excess"])) == (3.5, 1.75, 0.875)
+    assert float(info["critic/gap"]) == 2.0  # of all rows, however they count
+    to_q = jax.grad(lambda q, w: losses.conservative(soft, q, 2.0, 0.5, w)[0])
+    np.testing.assert_allclose(to_q(q, jnp.array([1.0, 0.0])), [[-1, 0], [-1, 0]])
+    np.testing.assert_array_equal(to_q(q, jnp.zeros(2)), 0.0)
+
+
 def test_gap_constraint_by_hand():
-    slope = jax.value_and_grad(lambda x, gap: losses.gap_constraint(x, gap, 5.0, 0.8)[0], argnums=(0, 1))
+    slope = jax.value_and_grad(lambda x, gap: losses.gap_constraint(x, gap - 0.8, 5.0)[0], argnums=(0, 1))
     loss, (to_dual, to_gap) = slope(jnp.log(2.0), jnp.array(1.8))  # -2 * 5 * (1.8 - 0.8)
     assert (float(loss), float(to_dual)) == (pytest.approx(-10, rel=1e-6), pytest.approx(-10, rel=1e-6))
     assert float(to_gap) == 0.0

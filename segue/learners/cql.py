@@ -4,13 +4,13 @@
     L_α  = log α (H(π) - H̄)                                                                               (2)
     y    = r + γ max_i backup_j Q̂_j(s',a'_i),  a'_1..a'_n ~ π(s');  less α log π by `backup_entropy`      (3)
     Q̃_j  = max(Q_j(s,a_i), bound_i),  N actions each of U[-1,1], of π(s) and of π(s'), all at s           (4)
-    gap_j = E[ T log Σ_i exp((Q̃_j(s,a_i) - log p_i) / T) - Q_j(s,a) ],  p_i the density that a_i is from  (5)
-    L_Q  = Σ_j E[ (Q_j(s,a) - y)² ] + α' w (gap_j - τ)                                                    (6)
-    L_α' = -α' w (mean_j gap_j - τ)                                                                       (7)
+    gap_j = T log Σ_i exp((Q̃_j(s,a_i) - log p_i) / T) - Q_j(s,a),  p_i the density that a_i is from       (5)
+    L_Q  = Σ_j E[ (Q_j(s,a) - y)² + α' w W (gap_j - τ) ]                                                  (6)
+    L_α' = -α' w E[ W (mean_j gap_j - τ) ]                                                                (7)
 
-Values of actions outside the data are pushed down, those of the data's up. With τ = None the weight is fixed: α' = 1,
-τ = 0. Without `importance` log p is 0 in (5) and the data's action joins the sampled ones. Cal-QL is the bound in (4),
-the return-to-go; -inf, as in open episodes, is CQL: one page for both. All losses use the old parameters.
+Values of actions outside the data are pushed down, the data's up. τ = None fixes the weight: α' = 1, τ = 0. Without
+`importance` log p is 0 in (5) and the data's action joins the others. Cal-QL is the bound in (4), the return-to-go;
+-inf is CQL. W is the row's weight, 0 in APL's greedy batches (`OnlineOffline`), else 1. All losses use old parameters.
 
 Departures: the log-deviation has no learnable scale and offset; online, rows of the open episode are drawn too,
 unbounded (the authors wait for its end: `PerEpisode(per_step=1)`).
@@ -80,7 +80,7 @@ class CQL(Learner):
     def update(self, state: State, batch: Batch, key: Key) -> tuple[State, Metrics]:
         s, a, r, s_next, terminal = batch.transition
         k_pi, k_improve, k_next, k_backup, k_here, k_after, k_uniform = split(key, 7)
-        alpha, n = jnp.exp(state.log_alpha.net), self.samples
+        alpha, n, w = jnp.exp(state.log_alpha.net), self.samples, self.weight
 
         def improvement(pi: nets.Actor) -> losses.Loss:
             a_pi, log_prob = (dist := pi(s)).sample_and_log_prob(k_pi)
@@ -103,24 +103,24 @@ class CQL(Learner):
         uniform, log_uniform = nets.uniform_samples(k_uniform, own)
         actions = jnp.concatenate([a[None], uniform, own, ahead])  # [1 + 3N, B, A], the data's first
         log_density = jnp.concatenate([log_uniform, log_own, log_ahead])  # [3N, B]
-        floor = jnp.repeat(self.bound(batch.mc_return), n, 0)  # [3N, B]
-        weight = self.weight if self.gap is None else self.weight * losses.dual(state.log_dual.net)
+        weight = w if self.gap is None else w * losses.dual(state.log_dual.net)
 
-        def regression(Q: nets.Critic) -> losses.Loss:
+        def regression(Q: nets.Critic, *rows: Array) -> losses.Loss:
+            s, actions, log_p, floor, y, W = rows
             all_q = Q(nets.repeated(s, 3 * n + 1), actions)  # [E, 1 + 3N, B]
-            q, sampled, log_p = all_q[:, 0], jnp.maximum(all_q[:, 1:], floor), log_density  # (4)
+            q, sampled = all_q[:, 0], jnp.maximum(all_q[:, 1:], floor)  # (4)
             if not self.importance:
                 sampled, log_p = jnp.concatenate([q[:, None], sampled], 1), jnp.zeros((3 * n + 1, 1))
             soft_max = losses.soft_maximum(sampled, log_p, self.temperature)  # (5)
-            error, c = losses.td(q, target)
-            penalty, more = losses.conservative(soft_max, q, weight, self.gap or 0.0)
+            error, c = losses.td(q, y)
+            penalty, more = losses.conservative(soft_max, q, weight, self.gap or 0.0, W)
             return error + penalty, c | more | {"critic/bounded": (all_q[:, 1:] < floor).mean()}  # (6)
 
-        critic, c = descend(self.lr, state.critic, regression)
+        rows = (s, actions, log_density, jnp.repeat(self.bound(batch.mc_return), n, 0), target, batch.weight)
+        critic, c = descend(self.lr, state.critic, regression, *rows, axes=(0, 1, 1, 1, -1, 0))
         log_dual, d = state.log_dual, {}
-        if (tau := self.gap) is not None:
-            limit = lambda x: losses.gap_constraint(x, c["critic/gap"], self.weight, tau)
-            log_dual, d = descend(self.lr, log_dual, limit)  # (7)
+        if self.gap is not None:  # (7)
+            log_dual, d = descend(self.lr, log_dual, lambda x: losses.gap_constraint(x, c["critic/excess"], w))
 
         target_critic = polyak(self.target_rate, critic.net, state.target_critic)
         return State(actor, critic, target_critic, log_alpha, log_dual, state.step + 1), p | t | c | d
