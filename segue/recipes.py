@@ -13,15 +13,15 @@ from typing import Any
 
 from segue.errors import ConfigError, nearest
 from segue.learners import BC, CQL, DT, IQL, MOPO, O3F, ODT, PEX, SAC, TD3, Expand, Standardise
-from segue.losses import Bound, MeanOfPairMin, OwnPairMin, ReturnBound, Unbounded
-from segue.phases import PerEpisode, PerStep, Phase, Warmup
+from segue.losses import Bound, Mean, MeanOfPairMin, OwnPairMin, RandomMin, ReturnBound, Unbounded
+from segue.phases import Block, PerEpisode, PerStep, Phase, Warmup
 from segue.presets import cql as cql_presets
 from segue.presets import dt as dt_presets
 from segue.presets import odt as odt_presets
 from segue.presets import preset
 from segue.presets import rlpd as rlpd_presets
 from segue.presets.iql import reward as iql_reward
-from segue.replays import Best, Decaying, Sequences, Symmetric
+from segue.replays import Best, Decaying, OnlineOffline, Sequences, Symmetric
 from segue.transitions import Carry, Reset
 
 Phases = tuple[Phase, ...]
@@ -177,6 +177,26 @@ def _conservative(
             replay=Symmetric(cql_presets.mixing(task)),
             reward=reward,
             updates=updates,
+        ),
+    )
+
+
+def gcql(task: Any, offline_steps: int = 100_000, online_steps: int = 100_000) -> Phases:
+    """APL: five CQL critics that learn from half the online batches, of recent rows, greedily (Zheng et al. 2023)."""
+    numbers = preset("cql", task) | preset("gcql", task)
+    learner, reward = CQL(**numbers, n_critics=5, backup=RandomMin(2), improve=Mean()), cql_presets.reward(task)
+    cycle = max(1, min(1000, online_steps // 100))  # a hundred of them make the authors' online phase
+    return (
+        Phase("offline", learner, offline_steps, reward=reward),
+        Phase(
+            "online",
+            learner,
+            online_steps,
+            online=True,
+            transition=Carry(),
+            replay=OnlineOffline(p=0.5, recent=20 * cycle, after=10 * cycle),
+            reward=reward,
+            updates=Block(cycle, 10 * cycle),
         ),
     )
 

@@ -130,6 +130,7 @@ def test_seeds_at_once_are_seeds_one_by_one(name):
 HELD = {
     "cql": {"log_dual"},
     "o3f(cql)": {"log_dual"},
+    "gcql": {"log_dual"},
     "hold(sac, actor)": {"actor"},
     "hold(iql, critic)": {"critic", "target_critic"},
     "pex(hold(iql, value))": {"value"},

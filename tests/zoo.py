@@ -28,6 +28,7 @@ pairs = SAC(n_critics=4, backup=OwnPairMin(), improve=MeanOfPairMin(), hidden=HI
 td3 = TD3(hidden=HIDDEN)
 cql = CQL(samples=3, hidden=HIDDEN, critic_hidden=HIDDEN)
 calql = CQL(bound=ReturnBound(), gap=0.8, samples=3, backup_samples=3, hidden=HIDDEN, critic_hidden=HIDDEN)
+gcql = CQL(n_critics=4, backup=RandomMin(), improve=Mean(), samples=3, hidden=HIDDEN, critic_hidden=(16, 16, 16))
 SMALL_BODY: dict[str, Any] = dict(embed=16, layers=2, heads=2, warmup=10, return_scale=1.0, target_return=2.0)
 dt = DT(context=4, **SMALL_BODY)
 odt = ODT(context=3, explore_return=4.0, **SMALL_BODY)
@@ -45,6 +46,7 @@ PLAIN: dict[str, Learner] = {
     "td3": td3,
     "cql": cql,
     "calql": calql,
+    "gcql": gcql,
     "dt": dt,
     "odt": odt,
 }

@@ -2,8 +2,9 @@
 
 from segue.replays.best import Best
 from segue.replays.decaying import Decaying
+from segue.replays.online_offline import OnlineOffline
 from segue.replays.sequences import Sequences
 from segue.replays.symmetric import Symmetric
 from segue.replays.uniform import Uniform
 
-__all__ = ["Best", "Decaying", "Sequences", "Symmetric", "Uniform"]
+__all__ = ["Best", "Decaying", "OnlineOffline", "Sequences", "Symmetric", "Uniform"]
