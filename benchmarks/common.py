@@ -9,7 +9,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -26,8 +27,8 @@ import numpy as np  # noqa: E402
 
 from segue import phases  # noqa: E402
 from segue.bonuses import Nothing  # noqa: E402
-from segue.learners import IQL, SAC, TD3  # noqa: E402
-from segue.losses import RandomMin  # noqa: E402
+from segue.learners import CQL, IQL, SAC, TD3  # noqa: E402
+from segue.losses import RandomMin, ReturnBound  # noqa: E402
 from segue.presets.rlpd import PAPER as RLPD  # noqa: E402
 from segue.replays import Uniform  # noqa: E402
 from segue.store import Affine, Store, make_store  # noqa: E402
@@ -36,9 +37,10 @@ from segue.types import Spec  # noqa: E402
 OBS, ACT, ROWS, BATCH = 17, 6, 200_000, 256
 SPEC = Spec(OBS, ACT)
 LEARNERS = {"IQL": IQL(), "TD3": TD3(), "SAC": SAC()}
+LEARNERS |= {"CQL": CQL(gap=10.0), "Cal-QL": CQL(gap=10.0, bound=ReturnBound())}  # 3 x 10 sampled actions; Lagrange
 # gemms of one gradient step at these sizes, hidden 256x256. IQL: 538.8, and the second pass of V(s), which the order of
 # the authors' code (`lagged_value=False`) needs
-MFLOP = {"IQL": 574.7, "TD3": 413.5, "SAC": 577.1}
+MFLOP = {"IQL": 574.7, "TD3": 413.5, "SAC": 577.1, "CQL": 7039.6, "Cal-QL": 7039.6}
 ENSEMBLES = {
     "RLPD": SAC(**RLPD),
     "RLPD without LayerNorm": SAC(**RLPD | {"layer_norm": False}),
@@ -103,10 +105,19 @@ class Scanned:
         self.steps = blocks * phases.BLOCK * self.slices  # gradient steps of this call
 
 
-def gradient_form(form: str) -> Any:
-    from segue import nets
+@contextmanager
+def gradient_form(form: str) -> Iterator[None]:
+    """As the library has it ("auto"), or by autodiff, of the whole batch at once ("plain")."""
+    from segue import nets, optim
 
-    return nets.gradients(form)  # type: ignore[arg-type]
+    parts = optim.CHUNKS
+    if form == "plain":
+        optim.CHUNKS = 1
+    try:
+        with nets.gradients(form):  # type: ignore[arg-type]
+            yield
+    finally:
+        optim.CHUNKS = parts
 
 
 class Gemm:

@@ -156,7 +156,7 @@ def ring_form(capacity: int, steps: int) -> tuple[Callable[[], float], dict[str,
 
 def main() -> None:
     parser = common.arguments(__doc__)
-    parser.add_argument("--learners", nargs="+", choices=common.LEARNERS, default=list(common.LEARNERS))
+    parser.add_argument("--learners", nargs="+", choices=common.LEARNERS, default=["IQL", "TD3", "SAC"])
     parser.add_argument("--env", default="nothing", help='"nothing" (default) or a Gymnasium name such as Hopper-v5')
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=400, help="environment steps per round (default 400)")

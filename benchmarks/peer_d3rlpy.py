@@ -22,9 +22,10 @@ import torch  # noqa: E402
 torch.set_num_threads(len(os.sched_getaffinity(0)))  # as XLA: one per core that we may use
 
 import d3rlpy  # noqa: E402
-from d3rlpy.algos import IQLConfig, SACConfig, TD3Config  # noqa: E402
+from d3rlpy.algos import CalQLConfig, CQLConfig, IQLConfig, SACConfig, TD3Config  # noqa: E402
 
 CONFIGS = {"IQL": IQLConfig, "TD3": TD3Config, "SAC": SACConfig}  # all: hidden 256x256, two critics
+CONFIGS |= {"CQL": CQLConfig, "Cal-QL": CalQLConfig}  # 3 x 10 sampled actions, Lagrange with threshold 10
 
 
 def main() -> None:

@@ -3,10 +3,14 @@
     python benchmarks/updates.py --peer /path/to/peers/bin/python --json updates.json
 
 Ours is `segue.phases.update_many` as an offline phase calls it: 200,000 synthetic rows (observations 17, actions 6),
-hidden 256x256, batch 256, drawing of rows, gathering and sums of metrics included. "plain" is the same with
-`segue.nets.gradients("plain")`. d3rlpy (PyTorch on the CPU, in a child process with as many threads) is timed with its
-own sampling: ``algo.update(buffer.sample_transition_batch(256))``. TD3 counts critic steps: one `update` of ours is two
-critic steps and one of the actor, and d3rlpy updates its actor at every second step too.
+hidden 256x256, batch 256, drawing of rows, gathering and sums of metrics included. "plain" is the same by plain
+autodiff (`segue.nets.gradients("plain")`) of whole batches. d3rlpy (PyTorch on the CPU, in a child process with as many
+threads) is timed with its own sampling: ``algo.update(buffer.sample_transition_batch(256))``. TD3 counts critic steps:
+one `update` of ours is two critic steps and one of the actor, and d3rlpy updates its actor at every second step too.
+
+CQL and Cal-QL are d3rlpy's forms: three times ten sampled actions, Lagrange with threshold 10; d3rlpy backs up the
+policy's mode where ours samples, and computes returns-to-go at each update, ours when a phase begins. Steps so dear
+are timed by fewer of them.
 
 Rounds alternate and reverse their order; ratios are medians of ratios within a round. "x attained" is the step's time
 over that of its gemms alone, at the rate that a chain of 256^3 products reached in the same rounds.
@@ -68,9 +72,10 @@ def main() -> None:
 
     table, data, gemms = [], {}, []
     for name in args.learners:
-        forms = {form: ours(name, store, form, args.steps) for form in ("auto", "plain")}
+        share = min(1.0, 1000 / common.MFLOP[name])  # of the steps: fewer of the dear ones
+        forms = {form: ours(name, store, form, round(share * args.steps)) for form in ("auto", "plain")}
         if child:
-            forms["d3rlpy"] = theirs(name, child, args.peer_steps)
+            forms["d3rlpy"] = theirs(name, child, max(1, round(share * args.peer_steps)))
         samples, rates = common.rounds(forms, args.rounds, before=gemm)
         gemms += rates
         base = samples["auto"]
