@@ -466,7 +466,7 @@ def _check_phases(phases: tuple[Phase, ...], spec: Spec, store: Store, lent: Map
     Raises `HandoverError`, `ConfigError`, `DataError`.
     """
     key = phase_key(0, 0, INIT)
-    states: dict[str | None, Any] = dict(lent)
+    states: dict[str | None, Any] = {**lent}
     for phase in phases:
 
         def enter(key: Key, pretrained: Any, phase: Phase = phase) -> Any:

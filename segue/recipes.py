@@ -127,15 +127,14 @@ def sac_data(task: Any, offline_steps: int = 0, online_steps: int = 1_000_000) -
 def o3f(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
     """CQL carried on, acting by the best of many actions around the policy's (Mark et al. 2022)."""
     offline, online = cql(task, offline_steps, online_steps)
-    learner = replace(offline.learner, **preset("o3f", task))
+    learner = CQL(**preset("cql", task) | preset("o3f", task))
     return replace(offline, learner=learner), replace(online, learner=O3F(replace(learner, clone_steps=0)))
 
 
 def upq(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) -> Phases:
     """CQL with pairs of critics, then SAC that backs up the pairs' mean less their deviation (UPQ)."""
-    pairs = dict(n_critics=10, backup=OwnPairMin(), improve=MeanOfPairMin())
     offline, online = cql(task, offline_steps, online_steps)
-    learner: CQL = replace(offline.learner, **pairs)
+    learner = CQL(**preset("cql", task), n_critics=10, backup=OwnPairMin(), improve=MeanOfPairMin())
     ensemble = SAC(**preset("upq", task), hidden=learner.hidden, critic_hidden=learner.critic_hidden)
     transition = Reset(Carry(moments=False), nets=("log_alpha",))
     return replace(offline, learner=learner), replace(online, learner=ensemble, transition=transition)

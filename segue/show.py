@@ -80,7 +80,7 @@ def _owner(phase: Phase, path: str) -> Any:
 
 
 def _origin(task: Any, owner: Any, name: str, value: Any, method: str) -> str:
-    families = [type(owner).__name__.lower()]
+    families, fields = [type(owner).__name__.lower()], dataclasses.fields(owner)
     if isinstance(owner, Learner):
         families += [f for f in (method.replace("-", "_"), method.partition("-")[0]) if f]
     for family in dict.fromkeys(families):
@@ -90,7 +90,7 @@ def _origin(task: Any, owner: Any, name: str, value: Any, method: str) -> str:
             continue
         if name in block.values and encode(block.values[name]) == value:
             return f"preset {family}: {block.source}"
-    for f in dataclasses.fields(owner):
+    for f in fields:
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
         if f.name == name and default is not dataclasses.MISSING and encode(default) == value:
             return "default"

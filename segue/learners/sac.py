@@ -22,6 +22,7 @@ weights are orthogonal, REDQ's and RLPD's Xavier; α starts at 1, in REDQ's code
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ class SAC(Learner):
             judge = critic.net if self.lagged_critic else ()
             return (new, polyak(self.target_rate, new.net, target_critic), judge), info
 
-        judge = state.critic.net if self.lagged_critic else ()
+        judge: Any = state.critic.net if self.lagged_critic else ()
         carry, (last, c) = (state.critic, state.target_critic, judge), (batch, {})
         if self.critic_updates == 1:
             carry, c = critic_step(carry, (batch, k_q))
