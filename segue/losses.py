@@ -74,6 +74,23 @@ def binary(logit: Float[Array, " B"], label: Float[Array, " B"], weight: Float[A
     return (row * weight).sum() / jnp.maximum(weight.sum(), 1)
 
 
+def density_ratio(offline: Float[Array, " B"], online: Float[Array, " B"]) -> Loss:
+    """E_off[log((w + 1) / 2)] - E_on[log(2w / (w + 1))], least at w = d_on / d_off (Lee et al. 2021, released code).
+
+    Its negative is a lower bound of twice the Jensen-Shannon divergence of the two densities.
+    """
+    loss = jnp.log((offline + 1) / 2).mean() - jnp.log(2 * online / (online + 1) + 1e-10).mean()
+    return loss, {"replay/divergence": -loss, "replay/ratio": online.mean()}
+
+
+def tempered_ratio(
+    w: Float[Array, " B"], offline: Float[Array, " N"], temperature: float, limit: float = 1e3
+) -> Float[Array, " B"]:
+    """w^(1/T) by the mean of its values `offline`, within 1 / `limit` and `limit` (Lee et al. 2021, released code)."""
+    scale = (offline ** (1 / temperature)).mean() + 1e-10
+    return jnp.clip(w ** (1 / temperature) / scale, 1 / limit, limit)
+
+
 # ----------------------------------------------------------------------------------------------- windows, with padding
 
 

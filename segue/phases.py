@@ -69,21 +69,27 @@ class PerEpisode:
 
 @dataclass(frozen=True)
 class Block:
-    """After every `collect` steps `updates` batches in a row, for the first time after `first` steps."""
+    """After every `collect` steps `updates` batches in a row, for the first time after `first` steps.
+
+    The first block has `opening` times as many.
+    """
 
     collect: int = 1000
     updates: int = 1000
     first: int = 0
+    opening: int = 1
 
     def __post_init__(self) -> None:
-        if self.collect < 1 or min(self.updates, self.first) < 0:
+        if min(self.collect, self.opening) < 1 or min(self.updates, self.first) < 0:
             raise ConfigError(
-                f"Block: collect ({self.collect}) must be at least 1, updates ({self.updates}) and first "
-                f"({self.first}) at least 0"
+                f"Block: collect ({self.collect}) and opening ({self.opening}) must be at least 1, updates "
+                f"({self.updates}) and first ({self.first}) at least 0"
             )
 
     def owed(self, step: int, closed: int | None) -> int:
-        return self.updates if step % self.collect == 0 and step >= self.first else 0
+        if step % self.collect or step < self.first:
+            return 0
+        return self.updates * (self.opening if step - self.collect < max(self.first, 1) else 1)
 
 
 @dataclass(frozen=True)
@@ -276,17 +282,17 @@ def update_once(work: Work, store: Store, parts: Parts, key: Key, batch: Batch |
         batch = store.at(indices, work.reward, weight)
     bstate, b = work.bonus.update(bstate, batch, k_b)
     state, m = work.learner.update(state, work.bonus.relabel(bstate, batch), k_u)
+    r: dict[str, Array] = {}
     if indices is not None:
-        rstate = work.replay.update(rstate, store, indices, batch, k_r)
-    shared = m.keys() & b.keys()
-    if shared:
-        raise ConfigError(f"learner and bonus both report {sorted(shared)}")
-    ended = (batch.valid > 0) & jnp.isfinite(batch.mc_return)  # its episode has
-    return_ = jnp.where(ended, batch.mc_return, 0).sum() / jnp.maximum(
-        ended.sum(), 1
-    )  # what values are to be held against
+        rstate, r = work.replay.update(rstate, store, indices, batch, k_r)
+    metrics = m | b | r
+    if len(metrics) < len(m) + len(b) + len(r):
+        shared = sorted(k for k in metrics if (k in m) + (k in b) + (k in r) > 1)
+        raise ConfigError(f"learner, bonus and replay report {shared} twice")
+    ended = (batch.valid > 0) & jnp.isfinite(batch.mc_return)  # its episode has: what values are to be held against
+    return_ = jnp.where(ended, batch.mc_return, 0).sum() / jnp.maximum(ended.sum(), 1)
     share = batch.offline.sum() / jnp.maximum(batch.valid.sum(), 1)
-    return Parts(state, rstate, bstate), m | b | {"replay/offline": share, "replay/return": return_}
+    return Parts(state, rstate, bstate), metrics | {"replay/offline": share, "replay/return": return_}
 
 
 def add_metrics(sums: Sums, metrics: dict[str, Array]) -> Sums:
@@ -398,7 +404,7 @@ def _online_step(
     store = whole(fixed, ring)
     c = store.layout.columns(row)
     bstate, visit = work.bonus.visit(parts.bonus, store.layout.batch(row))
-    parts = parts._replace(bonus=bstate)
+    parts = parts._replace(bonus=bstate, replay=work.replay.add(parts.replay, store))
     if n == 1:
         batch = None
         if given is not None:
@@ -498,7 +504,9 @@ def _check_disk(phase: Phase) -> None:
         learner = learner.base
     looks = {
         type(learner): type(learner).refit is not Learner.refit,
-        type(replay): type(replay).init is not Replay.init or type(replay).update is not Replay.update,
+        type(replay): any(
+            getattr(type(replay), verb) is not getattr(Replay, verb) for verb in ("init", "add", "update")
+        ),
     }
     for part, at_everything in looks.items():
         if at_everything:

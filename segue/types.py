@@ -224,9 +224,13 @@ class Replay(ABC):
     def indices(self, rstate: Any, store: Any, key: Key, n: int) -> tuple[Int[Array, " n *K"], Float[Array, " n *K"]]:
         """Rows of the union (dataset first, then the ring), or windows of them padded by -1, and their weights."""
 
-    def update(self, rstate: Any, store: Any, indices: Array, batch: Batch, key: Key) -> Any:
-        """The replay's state after an update on these rows (priorities, density ratios)."""
+    def add(self, rstate: Any, store: Any) -> Any:
+        """The replay's state after one more row of the interaction: the newest of the store's ring."""
         return rstate
+
+    def update(self, rstate: Any, store: Any, indices: Array, batch: Batch, key: Key) -> tuple[Any, Metrics]:
+        """Once per update, after the learner's, on its rows as the store has them (priorities, density ratios)."""
+        return rstate, {}
 
     def close(self, rstate: Any, start: int, length: int) -> Any:
         """The replay's state after an episode of the interaction: rows ``start .. start + length - 1`` ever written."""

@@ -21,7 +21,7 @@ from segue import tasks
 from segue.errors import ConfigError, DataError
 from segue.learners import Hold, Standardise
 from segue.phases import Block, PerStep, Phase, Settings, Warmup, run, start
-from segue.replays import Best, Decaying, Sequences, Symmetric
+from segue.replays import Balanced, Best, Decaying, Sequences, Symmetric
 from segue.store import Affine, make_store, with_returns
 from segue.tasks import filters, formats, success
 from segue.tasks.dataset import COLUMNS, Dataset, dataset_from_arrays
@@ -142,6 +142,7 @@ def test_given_rows_make_the_same_batch(on_disk):
         (Phase("offline", zoo.mopo, 20), "MOPO"),
         (Phase("offline", zoo.bc, 20, replay=Best(0.1)), "Best"),
         (Phase("offline", zoo.dt, 20, replay=Sequences(4)), "Sequences"),
+        (Phase("offline", zoo.sac, 20, replay=Balanced()), "Balanced"),
     ],
 )
 def test_what_looks_at_everything_is_refused_before_training(on_disk, phase, name):

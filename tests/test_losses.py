@@ -137,6 +137,32 @@ def test_temperature_has_no_gradient_to_the_policy():
     np.testing.assert_array_equal(slope, 0.0)
 
 
+def test_density_ratio_by_hand():
+    # terms of w = 2 (methods_b 15): online log(4 / 3) = 0.287682, offline log(3 / 2) = 0.405465; of w = 1 none
+    terms = lambda off, on: losses.density_ratio(jnp.array(off), jnp.array(on))
+    assert value(terms([2.0, 1.0], [1.0])) == pytest.approx(0.405465 / 2, abs=1e-6)
+    assert value(terms([1.0], [2.0, 1.0])) == pytest.approx(-0.287682 / 2, abs=1e-6)
+    loss, info = terms([10.0], [10.0])
+    assert float(loss) == pytest.approx(1.704748 - 0.597837, abs=1e-6)
+    assert (float(info["replay/divergence"]), float(info["replay/ratio"])) == (-float(loss), 10.0)
+    assert np.isfinite(value(terms([0.0], [0.0])))
+
+
+def test_density_ratio_is_least_at_the_ratio_of_the_densities():
+    # densities 0.2 and 0.8 offline, 0.6 and 0.4 online: w = 3 and 0.5
+    def loss(w):
+        return losses.density_ratio(w[jnp.array([0, 1, 1, 1, 1])], w[jnp.array([0, 0, 0, 1, 1])])[0]
+
+    np.testing.assert_allclose(jax.grad(loss)(jnp.array([3.0, 0.5])), 0, atol=1e-7)
+    assert float(loss(jnp.array([3.0, 0.5]))) < min(float(loss(jnp.array(w))) for w in ([2.5, 0.5], [3.0, 0.6]))
+
+
+def test_tempered_ratio_by_hand():
+    w = jnp.array([0.1, 1.0, 10.0])  # methods_b 15, T = 5
+    np.testing.assert_allclose(losses.tempered_ratio(w, w, 5.0), [0.588607, 0.932879, 1.478514], rtol=1e-5)
+    np.testing.assert_allclose(losses.tempered_ratio(jnp.array([0.0, 2.0]), jnp.array([1e-9]), 1.0), [1e-3, 1e3])
+
+
 def test_bc_is_the_negative_log_likelihood():
     assert value(losses.bc(jnp.array([-1.0, -3.0]))) == 2.0
 

@@ -122,6 +122,8 @@ def last_calls(states: list[RunState]) -> int:
         (online(updates=PerEpisode(n=4)), 4 * 5),  # lengths 7, 5, 7, 5, 6 (cut by the phase's end)
         (online(updates=PerEpisode(per_step=1.0)), 30),
         (online(updates=Block(collect=10, updates=40, first=20)), 80),  # longer than one program holds
+        (online(updates=Block(collect=10, updates=4, opening=5)), 28),
+        (online(updates=Block(collect=10, updates=4, first=15, opening=5)), 24),
         (online(TD3(hidden=HIDDEN)), 15),  # two batches an update
         (online(replace(sac, critic_updates=3), updates=PerStep(3)), 30),
     ],

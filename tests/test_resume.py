@@ -26,7 +26,7 @@ import segue.runs.run as runs
 from segue.errors import Diverged
 from segue.learners import PEX, Expand, Hold
 from segue.phases import Block, PerEpisode, PerStep, Phase, Settings, Warmup
-from segue.replays import Decaying, Sequences, Symmetric, Uniform
+from segue.replays import Balanced, Decaying, Sequences, Symmetric, Uniform
 from segue.runs.checkpoint import Checkpoints
 from segue.runs.files import pack_state
 from segue.tasks import custom_task, get
@@ -278,6 +278,7 @@ def test_the_directory_as_a_kill_leaves_it_at_any_moment(tmp_path, monkeypatch):
         pytest.param({"updates": Block(collect=60, updates=20), "replay": Uniform()}, marks=pytest.mark.slow),
         pytest.param({"updates": PerStep(2.0), "warmup": Warmup(60, "uniform")}, marks=pytest.mark.slow),
         pytest.param({"updates": PerStep(0.3)}, marks=pytest.mark.slow),
+        {"replay": Balanced(first=20, batch_size=8, hidden=(8,)), "updates": Block(collect=20, updates=43, opening=2)},
     ],
     ids=lambda kwargs: "-".join(str(value) for value in kwargs.values()),
 )

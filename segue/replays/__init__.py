@@ -1,5 +1,6 @@
 """Distributions over the rows of the store."""
 
+from segue.replays.balanced import Balanced
 from segue.replays.best import Best
 from segue.replays.decaying import Decaying
 from segue.replays.online_offline import OnlineOffline
@@ -7,4 +8,4 @@ from segue.replays.sequences import Sequences
 from segue.replays.symmetric import Symmetric
 from segue.replays.uniform import Uniform
 
-__all__ = ["Best", "Decaying", "OnlineOffline", "Sequences", "Symmetric", "Uniform"]
+__all__ = ["Balanced", "Best", "Decaying", "OnlineOffline", "Sequences", "Symmetric", "Uniform"]
