@@ -390,6 +390,19 @@ class SquashedActor(Module):
         return TanhNormal(mean, jnp.exp(jnp.clip(log_std, *self.limits)))
 
 
+class MixtureActor(Module):
+    """tanh N(mean(s), std(s)) with the mean and variance of an equal mixture of N Gaussians, those before the tanh."""
+
+    net: Mlp  # an ensemble of N
+    limits: tuple[float, float] = eqx.field(static=True, default=(-20.0, 2.0))
+
+    def __call__(self, obs: Array, key: Key | None = None) -> TanhNormal:
+        mean, log_std = jnp.split(self.net(obs, key=key), 2, -1)  # [N, *B, A]
+        centre = mean.mean(0)
+        spread = (jnp.exp(2 * jnp.clip(log_std, *self.limits)) + (mean - centre) ** 2).mean(0)
+        return TanhNormal(centre, jnp.minimum(jnp.sqrt(spread), math.exp(self.limits[1])))
+
+
 class DeterministicActor(Module):
     """tanh(net(s)) (TD3)."""
 
@@ -399,13 +412,18 @@ class DeterministicActor(Module):
         return Deterministic(jnp.tanh(self.net(obs, key=key)))
 
 
-Actor = GaussianActor | SquashedActor | DeterministicActor
+Actor = GaussianActor | SquashedActor | MixtureActor | DeterministicActor
 
 
-def actor(key: Key, spec: Spec, hidden: Sequence[int], head: Head, dropout: float = 0.0) -> Actor:
-    """An actor whose first actions lie near the middle of the box."""
+def actor(key: Key, spec: Spec, hidden: Sequence[int], head: Head, dropout: float = 0.0, members: int = 1) -> Actor:
+    """An actor whose first actions lie near the middle of the box; of several squashed `members` their mixture."""
     outputs = 2 * spec.act_dim if head == "squashed" else spec.act_dim
-    net = mlp(key, (spec.obs_dim, *hidden, outputs), dropout=dropout, head_gain=1e-2)
+    sizes = (spec.obs_dim, *hidden, outputs)
+    if members > 1:
+        if head != "squashed":
+            raise ConfigError(f"a mixture has squashed members, not {head!r} ones")
+        return MixtureActor(mlp(key, sizes, members=members, dropout=dropout, head_gain=1e-2))
+    net = mlp(key, sizes, dropout=dropout, head_gain=1e-2)
     if head == "squashed":
         return SquashedActor(net)
     if head == "gaussian":

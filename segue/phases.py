@@ -129,9 +129,9 @@ class Phase:
             raise ConfigError(
                 f"phase {self.name!r}: steps must be at least 0, batch_size at least 1, refit_every None or at least 1"
             )
-        if not self.online and self.steps % self.learner.slices:
+        if not self.online and self.steps % self.learner.stride:
             raise ConfigError(
-                f"phase {self.name!r}: {type(self.learner).__name__} takes {self.learner.slices} batches an update, "
+                f"phase {self.name!r}: {type(self.learner).__name__} takes {self.learner.stride} batches an update, "
                 f"which does not divide steps={self.steps}"
             )
         if self.learner.windows and self.reward != Affine():
@@ -555,7 +555,7 @@ def run(
             phase, clock = phases[state.phase], time.monotonic()
             if not state.entered:
                 state, fixed, rows = _enter(c, phase, state)
-            elif state.owed >= phase.learner.slices:
+            elif state.owed >= phase.learner.stride:
                 state, rows = _work_off(c, phase, state), []
             elif _refit_due(phase, state):
                 state, rows = _refit(c, phase, state)
@@ -769,18 +769,18 @@ def _stretch(c: Context, phase: Phase, state: RunState, calls: int) -> tuple[Run
 
 def _update(c: Context, phase: Phase, state: RunState) -> RunState:
     """A stretch of offline updates."""
-    slices = phase.learner.slices
-    calls = -(-(_next_mark(c, phase, state.step) - state.step) // slices)  # passes a mark by less than one update
+    stride = phase.learner.stride
+    calls = -(-(_next_mark(c, phase, state.step) - state.step) // stride)  # passes a mark by less than one update
     state, n = _stretch(c, phase, state, calls)
-    return state._replace(step=min(state.step + n * slices, phase.steps))
+    return state._replace(step=min(state.step + n * stride, phase.steps))
 
 
 def _work_off(c: Context, phase: Phase, state: RunState) -> RunState:
     """A stretch of a block of updates; after the last one the learner acts again."""
-    slices = phase.learner.slices
-    state, n = _stretch(c, phase, state, state.owed // slices)
-    state = state._replace(owed=state.owed - n * slices)
-    return _choose(c, phase, state) if state.owed < slices and state.live is not None else state
+    stride = phase.learner.stride
+    state, n = _stretch(c, phase, state, state.owed // stride)
+    state = state._replace(owed=state.owed - n * stride)
+    return _choose(c, phase, state) if state.owed < stride and state.live is not None else state
 
 
 # --------------------------------------------------------------------------------------------------------- interaction
@@ -821,7 +821,7 @@ def _interact(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list
     """
     rows: list[Row] = []
     clock = time.monotonic()
-    slices, mark = phase.learner.slices, _next_mark(c, phase, state.step)
+    stride, mark = phase.learner.stride, _next_mark(c, phase, state.step)
     k_update, k_act = (phase_key(state.seed, state.phase, stream) for stream in (UPDATE, ACT))
     env = c.env("training")
     while state.step < mark:
@@ -844,8 +844,8 @@ def _interact(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list
         if step > phase.warmup.steps:
             owed += phase.updates.owed(step - phase.warmup.steps, length if ended else None)
         closes = ended and isinstance(phase.updates, PerEpisode)  # learns from the episode once it is closed
-        fused = owed // slices <= MOST_FUSED and not closes
-        n = owed // slices if fused else 0
+        fused = owed // stride <= MOST_FUSED and not closes
+        n = owed // stride if fused else 0
         uniform = phase.warmup.actions == "uniform" and step < phase.warmup.steps
         given = None
         if n and c.store.disk is not None:
@@ -859,7 +859,7 @@ def _interact(c: Context, phase: Phase, state: RunState) -> tuple[RunState, list
         state = state._replace(
             step=step,
             calls=state.calls + n,
-            owed=owed - n * slices,
+            owed=owed - n * stride,
             env_steps=state.env_steps + 1,
             ring=ring,
             parts=parts,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from segue.errors import ConfigError, nearest
-from segue.learners import BC, CQL, DT, IQL, MOPO, O3F, ODT, PEX, SAC, TD3, Expand, Standardise
+from segue.learners import BC, CQL, DT, IQL, MOPO, O3F, ODT, PEX, SAC, TD3, Expand, Many, Merge, Standardise
 from segue.losses import Bound, Mean, MeanOfPairMin, OwnPairMin, RandomMin, ReturnBound, Unbounded
 from segue.phases import Block, PerEpisode, PerStep, Phase, Warmup
 from segue.presets import cql as cql_presets
@@ -21,8 +21,9 @@ from segue.presets import odt as odt_presets
 from segue.presets import preset
 from segue.presets import rlpd as rlpd_presets
 from segue.presets.iql import reward as iql_reward
-from segue.replays import Best, Decaying, OnlineOffline, Sequences, Symmetric
+from segue.replays import Balanced, Best, Decaying, OnlineOffline, Sequences, Symmetric
 from segue.transitions import Carry, Reset
+from segue.types import Transition
 
 Phases = tuple[Phase, ...]
 Recipe = Callable[..., Phases]
@@ -197,6 +198,36 @@ def gcql(task: Any, offline_steps: int = 100_000, online_steps: int = 100_000) -
             reward=reward,
             updates=Block(cycle, 10 * cycle),
         ),
+    )
+
+
+def off2on(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) -> Phases:
+    """Five CQL agents, then SAC on their merged policy and critics with balanced replay (Lee et al. 2021)."""
+    offline, _ = cql(task, offline_steps, online_steps)
+    ensemble = SAC(n_actors=5, n_critics=10, backup=OwnPairMin(), improve=MeanOfPairMin())
+    online = _balanced(task, offline, ensemble, Merge(), online_steps)
+    return replace(offline, learner=Many(offline.learner, 5)), online
+
+
+def cql_br(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) -> Phases:
+    """CQL, then SAC on its policy and critics with balanced replay: Off2OnRL with a single agent."""
+    offline, _ = cql(task, offline_steps, online_steps)
+    transition = Reset(Carry(moments=False), nets=("log_alpha",))
+    return offline, _balanced(task, offline, SAC(), transition, online_steps)
+
+
+def _balanced(task: Any, offline: Phase, learner: SAC, transition: Transition, online_steps: int) -> Phase:
+    """Off2OnRL's online phase: blocks of a thousand steps and as many updates, ten times as many in the first."""
+    agent, block = CQL(**preset("cql", task)), max(min(1000, online_steps // 10), 1)
+    return Phase(
+        "online",
+        replace(learner, hidden=agent.hidden, critic_hidden=agent.critic_hidden),
+        online_steps,
+        online=True,
+        transition=transition,
+        replay=Balanced(**preset("balanced", task), first=block),
+        reward=offline.reward,
+        updates=Block(block, block, opening=10),
     )
 
 

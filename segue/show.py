@@ -249,7 +249,7 @@ def _timed(marks: list[Mark], p: Phase) -> bool:
 
 def _trial_steps(p: Phase) -> int:
     steps = 2_000 + p.warmup.steps if p.online else 1_000
-    return max(min(p.steps, steps) // p.learner.slices, 1) * p.learner.slices
+    return max(min(p.steps, steps) // p.learner.stride, 1) * p.learner.stride
 
 
 def _per_step(marks: list[Mark], p: Phase) -> tuple[float, float]:

@@ -102,6 +102,11 @@ class Learner(ABC):
         """Batches that one `update` consumes: its batch has ``slices * batch_size`` rows, slice after slice."""
         return 1
 
+    @property
+    def stride(self) -> int:
+        """Steps that one `update` counts: its batches; of learners side by side those of one."""
+        return self.slices
+
     @abstractmethod
     def init(self, key: Key, spec: Spec) -> Any:
         """A fresh state."""
@@ -165,6 +170,10 @@ class Wrapper(Learner):
     @property
     def slices(self) -> int:
         return self.base.slices
+
+    @property
+    def stride(self) -> int:
+        return self.base.stride
 
     def policy(self, state: Any, obs: Array, key: Key, greedy: bool = False) -> Array:
         return self.base.policy(state.base, obs, key, greedy)

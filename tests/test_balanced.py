@@ -25,7 +25,7 @@ small = Balanced(first=4, batch_size=8, hidden=(8,))
 drawn = jax.jit(sumtree.draw, static_argnames="n")
 update = jax.jit(lambda *args: small.update(*args))
 
-# ---------------------------------------------------------------------------------------------------- tree of priorities
+# --------------------------------------------------------------------------------------------------- tree of priorities
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 8])
@@ -93,14 +93,14 @@ def test_a_rare_row_keeps_its_mass_among_a_million_small_ones():
 @pytest.mark.parametrize("u", [0.0, 1 - 2.0**-24])
 def test_a_row_a_billion_times_smaller_than_its_neighbour_is_not_lost_and_an_empty_one_never_found(u, monkeypatch):
     """At both ends of the uniform numbers."""
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, u, jnp.float32))
+    monkeypatch.setattr(jax.random, "uniform", lambda _, shape: jnp.full(shape, u, jnp.float32))
     found = lambda *p: int(sumtree.draw(sumtree.build(jnp.array(p)), KEY, 1)[0])
     rare = int(u == 0)  # whether the smaller side is taken
     assert (found(1e3, 1e-6), found(1e-6, 1e3)) == (rare, 1 - rare)
     assert (found(1e3, 0.0), found(0.0, 1e-6)) == (0, 1)
 
 
-# --------------------------------------------------------------------------------------------------------- density ratio
+# -------------------------------------------------------------------------------------------------------- density ratio
 
 
 def gaussians(n):
@@ -170,7 +170,7 @@ def test_only_the_drawn_rows_change_and_by_the_net_before_its_step():
     assert not same(before.ratio, after.ratio)
 
 
-# ----------------------------------------------------------------------------------------------------------- entry, ring
+# ---------------------------------------------------------------------------------------------------------- entry, ring
 
 
 def test_the_entry_priority_gives_the_first_rows_their_share():
@@ -241,7 +241,7 @@ def test_a_value_out_of_range_is_refused_by_name(field, value):
         Balanced(**{field: value})
 
 
-# ------------------------------------------------------------------------------------------------------------ in the loop
+# ---------------------------------------------------------------------------------------------------------- in the loop
 
 
 @pytest.mark.parametrize("updates", [PerStep(), PerStep(3), Block(10, 45, opening=2)], ids=str)

@@ -131,6 +131,7 @@ HELD = {
     "cql": {"log_dual"},
     "o3f(cql)": {"log_dual"},
     "gcql": {"log_dual"},
+    "many(cql)": {"log_dual"},
     "hold(sac, actor)": {"actor"},
     "hold(iql, critic)": {"critic", "target_critic"},
     "pex(hold(iql, value))": {"value"},
@@ -163,7 +164,7 @@ def test_core_of_a_wrapper_is_its_base(name):
         inner = inner.base
     wrapped = jax.eval_shape(partial(learner.init, spec=SPEC), KEY)
     assert jax.tree.structure(core(wrapped)) == jax.tree.structure(jax.eval_shape(partial(inner.init, spec=SPEC), KEY))
-    assert (learner.discount, learner.slices) == (inner.discount, inner.slices)
+    assert (learner.discount, learner.stride) == (inner.discount, inner.stride)
 
 
 @pytest.mark.parametrize("name", ZOO)

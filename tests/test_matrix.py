@@ -13,7 +13,7 @@ from zoo import HIDDEN, SPEC, ZOO, bc, cql, dt, iql, odt, redq, sac, td3
 
 from segue.bonuses import Nothing
 from segue.errors import ConfigError, HandoverError
-from segue.learners import BC, CQL, DT, IQL, ODT, PEX, SAC, TD3, Expand, Standardise
+from segue.learners import BC, CQL, DT, IQL, ODT, PEX, SAC, TD3, Expand, Many, Merge, Standardise
 from segue.phases import Parts, Work, update_once
 from segue.replays import Sequences, Symmetric, Uniform
 from segue.replays.sequences import Closed
@@ -31,6 +31,7 @@ OFFLINE = {
     "redq": redq,
     "td3": td3,
     "cql": cql,
+    "many(cql)": ZOO["many(cql)"],
     "pex(iql)": ZOO["pex(iql)"],
     "dt": dt,
     "odt": odt,
@@ -43,6 +44,7 @@ TRANSITIONS = {
     "policy": CarryPolicy(),
     "reset critic": Reset(Carry(), ("critic",)),
     "expand": Expand(),
+    "merge": Merge(),
 }
 REPLAYS = {"uniform": Uniform(), "symmetric": Symmetric(0.5), "online": Symmetric(0.0)}
 KEY = jax.random.key(0)
@@ -55,7 +57,16 @@ def base_of(learner):
     return learner
 
 
+def agents(learner):
+    """Of a learner of several agents their number."""
+    while hasattr(learner, "base") and not isinstance(learner, Many):
+        learner = learner.base
+    return learner.n if isinstance(learner, Many) else 1
+
+
 def head(learner):
+    if isinstance(learner, SAC) and learner.n_actors > 1:
+        return f"mixture of {learner.n_actors}"
     own = {
         SAC: "squashed",
         CQL: "squashed",
@@ -81,6 +92,12 @@ def fits(offline, transition, online):
     """None, or the error that must come."""
     old, new = base_of(offline), base_of(online)
     inherits = not isinstance(transition, Fresh)
+    if isinstance(transition, Merge):
+        n = agents(offline)
+        fit = n > 1 and agents(online) == 1 and head(new) == f"mixture of {n}"
+        return None if fit and critics(new) == (n * old.n_critics, old.layer_norm) else HandoverError
+    if inherits and agents(offline) != agents(online):
+        return HandoverError
     if inherits and standardised(offline) != standardised(online):
         return HandoverError
     if isinstance(transition, Reset) and critics(new) is None:

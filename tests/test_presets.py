@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import pytest
 
 from segue.errors import ConfigError
+from segue.learners import CQL
 from segue.losses import Mean, MeanOfPairMin, MeanOfPairMinMinusStd, OwnPairMin, RandomMin
-from segue.phases import PerEpisode, PerStep
+from segue.phases import Block, PerEpisode, PerStep
 from segue.presets import cql, preset, rlpd
 from segue.recipes import phases_of
-from segue.replays import Symmetric, Uniform
+from segue.replays import Balanced, Symmetric, Uniform
 from segue.store import Affine
 
 
@@ -125,3 +126,25 @@ def test_o3f_and_upq_begin_with_cql():
     assert (offline.learner.backup, offline.learner.improve) == (OwnPairMin(), MeanOfPairMin())
     assert (online.learner.backup, online.learner.improve) == (MeanOfPairMinMinusStd(0.001), MeanOfPairMin())
     assert (offline.learner.n_critics, online.learner.critic_hidden) == (10, offline.learner.critic_hidden)
+
+
+def test_off2onrl():
+    """methods_b 5.2 to 5.5: five agents, ten critics, blocks of 1000, ten times as many updates in the first."""
+    offline, online = phases_of("off2on", task("locomotion"), 1000, 100_000)
+    assert (offline.learner.n, offline.learner.base, offline.steps) == (5, CQL(weight=5.0), 1000)
+    assert (online.learner.n_actors, online.learner.n_critics, online.learner.lr) == (5, 10, 3e-4)
+    assert online.replay == Balanced(online=0.75, first=1000, temperature=5.0)
+    assert online.updates == Block(1000, 1000, opening=10)
+    short = phases_of("off2on", task("locomotion"), 1000, 300)[1]
+    assert (short.replay.first, short.updates) == (30, Block(30, 30, opening=10))
+
+
+@pytest.mark.parametrize("family", ["locomotion", "antmaze", "adroit", "kitchen"])
+def test_a_single_agent_is_pre_trained_as_cql_is(family):
+    (offline, _), (same, online) = (phases_of(name, task(family), 10, 10) for name in ("cql", "cql-br"))
+    assert same == offline
+    assert (online.learner.hidden, online.learner.critic_hidden) == (
+        offline.learner.hidden,
+        offline.learner.critic_hidden,
+    )
+    assert online.reward == offline.reward

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segue.dynamics import Models
-from segue.learners import BC, CQL, DT, IQL, MOPO, O3F, ODT, PEX, SAC, TD3, Hold, Standardise
+from segue.learners import BC, CQL, DT, IQL, MOPO, O3F, ODT, PEX, SAC, TD3, Hold, Many, Standardise
 from segue.losses import Mean, MeanOfPairMin, MeanOfPairMinMinusStd, OwnPairMin, RandomMin, ReturnBound
 from segue.types import Batch, Handover, Learner, Spec
 
@@ -25,6 +25,7 @@ redq = SAC(backup=RandomMin(2), layer_norm=True, **ENSEMBLE)  # in RLPD's form
 redq_authors = SAC(backup=RandomMin(2), lagged_critic=True, entropy_by_log=True, **ENSEMBLE)
 upq = SAC(n_critics=4, backup=MeanOfPairMinMinusStd(0.5), improve=MeanOfPairMin(), hidden=HIDDEN)
 pairs = SAC(n_critics=4, backup=OwnPairMin(), improve=MeanOfPairMin(), hidden=HIDDEN)
+merged = SAC(n_actors=2, n_critics=4, backup=OwnPairMin(), improve=MeanOfPairMin(), hidden=HIDDEN)
 td3 = TD3(hidden=HIDDEN)
 cql = CQL(samples=3, hidden=HIDDEN, critic_hidden=HIDDEN)
 calql = CQL(bound=ReturnBound(), gap=0.8, samples=3, backup_samples=3, hidden=HIDDEN, critic_hidden=HIDDEN)
@@ -43,6 +44,7 @@ PLAIN: dict[str, Learner] = {
     "redq (authors)": redq_authors,
     "upq": upq,
     "pairs": pairs,
+    "merged": merged,
     "td3": td3,
     "cql": cql,
     "calql": calql,
@@ -60,6 +62,7 @@ WRAPPED: dict[str, Learner] = {
     "hold(iql, critic)": Hold(iql, ("critic",)),
     "pex(hold(iql, value))": PEX(Hold(iql, ("value",))),
     "o3f(cql)": O3F(cql, candidates=5),
+    "many(cql)": Many(cql, 2),
     "mopo(sac)": mopo,
     "mopo(redq)": MOPO(redq, starts=8, horizon=2, models=SMALL_MODELS),
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 from segue.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("bc", "iql", "sac", "td3", "cql", "o3f", "pex", "hold", "mopo", "dt", "odt", "standardise")
+PAGES = ("bc", "iql", "sac", "td3", "cql", "many", "o3f", "pex", "hold", "mopo", "dt", "odt", "standardise")
 FIELD = re.compile(r"^    (\w+): (.+?) = (.+?)(?:  # (.+))?$")
 
 

@@ -43,6 +43,7 @@ class State(Module):
 
 @dataclass(frozen=True)
 class SAC(Learner):
+    n_actors: int = 1  # Gaussians whose mean and variance π has (Off2OnRL)
     n_critics: int = 2
     backup: losses.Aggregation = losses.Min()
     improve: losses.Aggregation = losses.Min()
@@ -59,9 +60,9 @@ class SAC(Learner):
     critic_hidden: tuple[int, ...] | None = None  # None: as `hidden`
 
     def __post_init__(self) -> None:
-        within(self, n_critics="[1, inf)", critic_updates="[1, inf)", entropy_per_action="(-inf, inf)")
-        within(self, discount="[0, 1]", target_rate="(0, 1]", lr="(0, inf)", hidden="[1, inf)")
-        within(self, critic_hidden="[1, inf)")
+        within(self, n_actors="[1, inf)", n_critics="[1, inf)", critic_updates="[1, inf)")
+        within(self, entropy_per_action="(-inf, inf)", discount="[0, 1]", target_rate="(0, 1]", lr="(0, inf)")
+        within(self, hidden="[1, inf)", critic_hidden="[1, inf)")
 
     @property
     def slices(self) -> int:
@@ -72,7 +73,7 @@ class SAC(Learner):
         hidden = self.hidden if self.critic_hidden is None else self.critic_hidden
         critic = nets.critic(k_q, spec, hidden, self.n_critics, self.layer_norm)
         return State(
-            actor=trained(nets.actor(k_pi, spec, self.hidden, "squashed")),
+            actor=trained(nets.actor(k_pi, spec, self.hidden, "squashed", members=self.n_actors)),
             critic=trained(critic),
             target_critic=critic,
             log_alpha=trained(jnp.zeros(())),

@@ -3,9 +3,9 @@
 Node i has the children 2i and 2i + 1; the root is 1, row j the leaf L + j. Every inner node is the sum of its two
 children, however often and in whatever order they were written: the tree is a function of its leaves.
 
-A row is found by walking down, with a new uniform number at every node. No running sum over all rows is formed, in which
-float32 would lose small priorities, and no single number has to tell a million rows apart. The number is compared with
-the share of the smaller side: that of a side far below the other's rounding is still taken, a sum of 0 never.
+A row is found by walking down, with a new uniform number at every node. No running sum over all rows is formed, in
+which float32 would lose small priorities, and no single number has to tell a million rows apart. The number is compared
+with the share of the smaller side: that of a side far below the other's rounding is still taken, a sum of 0 never.
 """
 
 from __future__ import annotations
