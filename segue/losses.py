@@ -74,7 +74,7 @@ def binary(logit: Float[Array, " B"], label: Float[Array, " B"], weight: Float[A
     return (row * weight).sum() / jnp.maximum(weight.sum(), 1)
 
 
-def density_ratio(offline: Float[Array, " B"], online: Float[Array, " B"]) -> Loss:
+def density_ratio(offline: Float[Array, " N"], online: Float[Array, " B"]) -> Loss:
     """E_off[log((w + 1) / 2)] - E_on[log(2w / (w + 1))], least at w = d_on / d_off (Lee et al. 2021, released code).
 
     Its negative is a lower bound of twice the Jensen-Shannon divergence of the two densities.
