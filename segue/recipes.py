@@ -13,7 +13,7 @@ from typing import Any
 
 from segue.errors import ConfigError, nearest
 from segue.learners import BC, CQL, DT, IQL, MOPO, O3F, ODT, PEX, SAC, TD3, Expand, Many, Merge, Standardise
-from segue.losses import Bound, Mean, MeanOfPairMin, OwnPairMin, RandomMin, ReturnBound, Unbounded
+from segue.losses import Aggregation, Bound, Mean, MeanOfPairMin, OwnPairMin, RandomMin, ReturnBound, Unbounded
 from segue.phases import Block, PerEpisode, PerStep, Phase, Warmup
 from segue.presets import cql as cql_presets
 from segue.presets import dt as dt_presets
@@ -132,15 +132,6 @@ def o3f(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000
     return replace(offline, learner=learner), replace(online, learner=O3F(replace(learner, clone_steps=0)))
 
 
-def upq(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) -> Phases:
-    """CQL with pairs of critics, then SAC that backs up the pairs' mean less their deviation (UPQ)."""
-    offline, online = cql(task, offline_steps, online_steps)
-    learner = CQL(**preset("cql", task), n_critics=10, backup=OwnPairMin(), improve=MeanOfPairMin())
-    ensemble = SAC(**preset("upq", task), hidden=learner.hidden, critic_hidden=learner.critic_hidden)
-    transition = Reset(Carry(moments=False), nets=("log_alpha",))
-    return replace(offline, learner=learner), replace(online, learner=ensemble, transition=transition)
-
-
 def cql(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
     """CQL, then CQL carried on with half of each batch from the dataset (Kumar et al. 2020)."""
     return _conservative(task, Unbounded(), offline_steps, online_steps)
@@ -203,10 +194,18 @@ def gcql(task: Any, offline_steps: int = 100_000, online_steps: int = 100_000) -
 
 def off2on(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) -> Phases:
     """Five CQL agents, then SAC on their merged policy and critics with balanced replay (Lee et al. 2021)."""
+    return _merged(task, OwnPairMin(), offline_steps, online_steps)
+
+
+def upq(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) -> Phases:
+    """Off2OnRL whose critics share one target: the mean of the agents' values less their deviation (UPQ)."""
+    return _merged(task, preset("upq", task)["backup"], offline_steps, online_steps)
+
+
+def _merged(task: Any, backup: Aggregation, offline_steps: int, online_steps: int) -> Phases:
     offline, _ = cql(task, offline_steps, online_steps)
-    ensemble = SAC(n_actors=5, n_critics=10, backup=OwnPairMin(), improve=MeanOfPairMin())
-    online = _balanced(task, offline, ensemble, Merge(), online_steps)
-    return replace(offline, learner=Many(offline.learner, 5)), online
+    ensemble = SAC(n_actors=5, n_critics=10, backup=backup, improve=MeanOfPairMin())
+    return replace(offline, learner=Many(offline.learner, 5)), _balanced(task, offline, ensemble, Merge(), online_steps)
 
 
 def cql_br(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) -> Phases:

@@ -1,12 +1,13 @@
 """Numbers that presets take from papers, where a recipe asks for more than a block."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from segue.errors import ConfigError
 from segue.learners import CQL
-from segue.losses import Mean, MeanOfPairMin, MeanOfPairMinMinusStd, OwnPairMin, RandomMin
+from segue.losses import Mean, MeanOfPairMinMinusStd, OwnPairMin, RandomMin
 from segue.phases import Block, PerEpisode, PerStep
 from segue.presets import cql, preset, rlpd
 from segue.recipes import phases_of
@@ -114,7 +115,7 @@ def test_sac_with_data_is_cql_without_its_regulariser_and_pretraining():
     assert phases_of("sac-data", task("kitchen"))[0].replay == Symmetric(0.25)
 
 
-def test_o3f_and_upq_begin_with_cql():
+def test_o3f_begins_with_cql():
     cql_offline, cql_online = phases_of("cql", task("antmaze"), 10, 10)
     offline, online = phases_of("o3f", task("antmaze"), 10, 10)
     assert online.learner.base == offline.learner  # the same objective in both
@@ -122,10 +123,13 @@ def test_o3f_and_upq_begin_with_cql():
     assert (online.learner.candidates, online.learner.noise, online.learner.score) == (100, 0.2, Mean())
     assert (offline.learner.gap, online.replay) == (cql_offline.learner.gap, cql_online.replay)
 
-    offline, online = phases_of("upq", task("antmaze"), 10, 10)
-    assert (offline.learner.backup, offline.learner.improve) == (OwnPairMin(), MeanOfPairMin())
-    assert (online.learner.backup, online.learner.improve) == (MeanOfPairMinMinusStd(0.001), MeanOfPairMin())
-    assert (offline.learner.n_critics, online.learner.critic_hidden) == (10, offline.learner.critic_hidden)
+
+def test_upq_is_off2onrl_with_another_target():
+    """methods_b 6: one target for all, the mean less beta deviations."""
+    (offline, online), (same, other) = (phases_of(name, task("antmaze"), 10, 10) for name in ("upq", "off2on"))
+    assert offline == same
+    assert (online.learner.backup, other.learner.backup) == (MeanOfPairMinMinusStd(0.001), OwnPairMin())
+    assert replace(online, learner=replace(online.learner, backup=OwnPairMin())) == other
 
 
 def test_off2onrl():
