@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -165,32 +165,39 @@ def markdown(data: Path, arms: list[str]) -> str:
     return "\n".join(lines)
 
 
-def picture(data: Path, arms: list[str], file: Path) -> None:
-    """Greedy scores: thin lines are seeds, thick ones interquartile means."""
+def picture(data: Path, arms: dict[str, Arm], file: Path) -> None:
+    """Greedy scores before and after the hand-over: thin lines are seeds, thick ones interquartile means.
+
+    An arm that starts from another's pre-training is drawn from the hand-over on.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    for arm, colour in zip(arms, ("#0072B2", "#D55E00", "#009E73"), strict=False):
-        curves: list[Any] = []
-        for r in records(data, arm):
-            greedy = [row for row in r.rows if row["mode"] == "greedy"]
-            offline = next((p["steps"] for p in r.config["phases"] if not p["online"]), 0)
-            x = [row["step"] / offline - 1 if row["phase"] == "offline" else row["step"] / 1000 for row in greedy]
-            curves.append([row["score"] for row in greedy])
-            axes.plot(x, curves[-1], color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(x, interquartile_mean(np.array(curves), axis=0), color=colour, linewidth=2, label=arm)
-    config = records(data, arms[0])[0].config
+    figure, (before, after) = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
+    for (name, arm), colour in zip(arms.items(), ("#0072B2", "#D55E00", "#009E73"), strict=False):
+        runs = records(data, name)
+        steps = {p["name"]: p["steps"] for p in runs[0].config["phases"]}
+        for phase, axes, unit in (("offline", before, steps.get("offline", 1) / 100), ("online", after, 1000)):
+            if phase not in steps or (phase == "offline" and arm.source):
+                continue
+            rows = [[r for r in run.rows if (r["phase"], r["mode"]) == (phase, "greedy")] for run in runs]
+            x, curves = [r["step"] / unit for r in rows[0]], np.array([[r["score"] for r in one] for one in rows])
+            axes.plot(x, curves.T, color=colour, alpha=0.3, linewidth=0.8)
+            axes.plot(x, interquartile_mean(curves, axis=0), color=colour, linewidth=2, marker=".", label=name)
+    config = records(data, next(iter(arms)))[0].config
     low, high = config["reference"]["minimum"], config["reference"]["maximum"]
     behaviour = 100 * (config["dataset"]["return_mean"] - low) / (high - low)
-    axes.axhline(behaviour, color="grey", linestyle=":", label="mean of the data")
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.annotate("hand-over", (0, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points")
-    axes.set_xlabel("left of 0: share of pre-training; right of it: thousand environment steps")
-    axes.set_ylabel(f"score ({config['reference']['name']})")
-    axes.legend(loc="lower right", frameon=False)
+    for axes, title, label in (
+        (before, "pre-training", "% of its batches"),
+        (after, "in the environment", "thousand environment steps"),
+    ):
+        axes.axhline(behaviour, color="grey", linestyle=":", label="mean of the data")
+        axes.set_title(title)
+        axes.set_xlabel(label)
+        axes.legend(frameon=False)
+    before.set_ylabel(f"greedy score ({config['reference']['name']})")
     figure.savefig(file, dpi=110, metadata={"Software": None})
 
 
@@ -223,7 +230,7 @@ def main() -> None:
     if a.table:
         done = [name for name in arms if any(data.glob(f"{name}-*.json"))]
         print(markdown(data, done))
-        picture(data, done, data.parents[1] / f"{a.finding}.png")
+        picture(data, {name: arms[name] for name in done}, data.parents[1] / f"{a.finding}.png")
         return
     for seed in a.seeds:
         for name in a.arms or arms:
