@@ -26,13 +26,14 @@ def chosen(*scores: float) -> dict[str, int]:
 
 
 def test_levels_of_a_curve():
-    # medium is 45, so 60.75 is beyond: rungs at 0, 8/3, 16/3 and 8 of the nine before
+    # medium is 45: rungs at 0, 5/3, 10/3 and 5 of the six before
     rising = chosen(1, 10, 20, 25, 30, 40, 45, 58, 60, 90)
-    assert rising == {"medium": 6, "replay-0": 0, "replay-1": 3, "replay-2": 5, "replay-3": 8, "replay-4": 6}
-    assert chosen(1, 2, 3, 4, 5)["replay-3"] == 4  # a curve that never gets beyond: the ladder is all of it
-    late = [1.0] * 20 + [44.0]
-    assert chosen(*late)["medium"] == 0  # 210,000 steps are too many
-    assert chosen(1, 2, 3, 50, 66, 68, 90)["replay-3"] == 4  # 67.5: beyond the medium that is shipped
+    assert rising == {"medium": 6, "replay-0": 0, "replay-1": 2, "replay-2": 3, "replay-3": 5, "replay-4": 6}
+    assert chosen(1, 2, 3, 4, 5)["replay-3"] == 3  # a curve that never gets there: its end is medium
+    late = [1.0] * 10 + [2.0] + [1.0] * 9 + [44.0]
+    assert chosen(*late)["medium"] == 10  # 210,000 steps are too many
+    assert chosen(1, 2, 3, 4, 66, 50, 90)["replay-3"] == 4  # 67.5 is beyond the medium that is shipped
+    assert chosen(1, 2, 3, 4, 68, 50, 90)["replay-3"] == 3
 
 
 def test_curves_that_are_too_short():

@@ -6,8 +6,8 @@
 One SAC run (128x128, seed 0), a run directory like any other: the same command goes on where it stopped. Its actor is
 kept every 10,000 steps with the mean return of ten episodes with the policy's own action noise. *expert* is the best of
 the five best actors kept, measured again by 20 fresh episodes; *medium* the one of the early steps (`MEDIUM`) whose
-sampled score is nearest to that of D4RL's medium data; *replay-k* evenly spaced actors from before the first that is
-clearly better than medium, and *medium* as the last rung. Medium and expert are then measured once more, on episodes
+sampled score is nearest to that of D4RL's medium data; *replay-k* evenly spaced actors from before it, and from before
+the first that is clearly better, with *medium* as the last rung. Medium and expert are then measured once more, on episodes
 that chose nothing.
 """
 
@@ -88,11 +88,11 @@ def levels_of(record: list[dict[str, float]], score: Callable[[dict[str, float]]
     if not known:
         raise SystemExit(f"{name}: no actor is kept yet; train first")
     medium = min(known, key=lambda row: abs(score(row) - aim))
-    beyond = (i for i, row in enumerate(record) if score(row) > BEYOND * max(aim, score(medium)))
-    first = next(beyond, len(record))
+    ends = (i for i, row in enumerate(record) if row is medium or score(row) > BEYOND * max(aim, score(medium)))
+    first = next(ends)
     if first < LADDER - 1:
         raise SystemExit(
-            f"{name}: only {first} actors come before the first that is beyond medium; keep them more often"
+            f"{name}: only {first} actors come before medium and any that is beyond it; keep them more often"
         )
     rungs = np.linspace(0, first - 1, LADDER - 1).round().astype(int)
     ladder = [*(record[i] for i in rungs), medium]
