@@ -34,8 +34,8 @@ simulator; their checksums are published with the code, and a set that differs s
 """
 
 
-def record(name: str) -> dict[str, Any]:
-    """Makes the dataset and draws it; what the page says of it."""
+def record(name: str, code: str) -> dict[str, Any]:
+    """Makes the dataset and draws it; what the page says of it. `code` is the commit it is made with."""
     began = time.perf_counter()
     task = tasks.get(name, message=print, force=True)
     dataset = task.dataset
@@ -46,7 +46,7 @@ def record(name: str) -> dict[str, Any]:
     kept = ("name", "rows", "episodes", "return", "length", "terminals", "timeouts", "reference", "hash", "transforms")
     versions = {key: value for key, value in told["versions"].items() if key in VERSIONS}
     machine = f"{platform.system()} {platform.machine()}"
-    made = {"seconds": round(seconds, 1), "commit": commit(), "machine": machine, "versions": versions}
+    made = {"seconds": round(seconds, 1), "commit": code, "machine": machine, "versions": versions}
     return {key: told[key] for key in kept} | made | {"asked": told["info"].get("rows", told["rows"])}
 
 
@@ -80,8 +80,9 @@ def main() -> None:
     a = parser.parse_args()
     records = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     checksums = json.loads(CHECKSUMS.read_text())
+    code = commit()  # before the first file of this run is written
     for name in a.names:
-        records[name] = one = record(name)
+        records[name] = one = record(name, code)
         if not one["transforms"]:  # what is filtered follows from what is not
             checksums[one["name"]] = {"hash": one["hash"], "rows": one["asked"], "versions": one["versions"]}
         print(row(name, one), flush=True)

@@ -185,6 +185,8 @@ def _histogram(axes: Axes, values: np.ndarray, label: str) -> None:
     else:
         edges = np.linspace(low, high, BARS + 1) if high > low else np.array([low - 0.5, low + 0.5])
     axes.hist(values, bins=edges.tolist(), color=BAR, edgecolor="white", linewidth=0.3)
+    if high == low:
+        axes.set_xticks([low], [f"{low:,.4g}"])
     mean = float(values.mean())
     axes.axvline(mean, color=DROPPED, linestyle="--", linewidth=1.2)
     axes.set(xlabel=label, ylabel="episodes", title=f"{len(values):,} episodes, mean {mean:,.4g}")
