@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -230,19 +230,18 @@ class RandomMin:
         return q[self.drawn(q.shape[0], key)].min(0)
 
 
-def aggregated(aggregation: Aggregation, critic: Any, key: Key, s: Array, a: Array) -> Float[Array, "*E B"]:
-    """``aggregation(critic(s, a), key)``; of a `nets.Critic` only the members that `RandomMin` draws are evaluated."""
-    if isinstance(aggregation, RandomMin) and hasattr(critic, "members"):
-        return critic.members(aggregation.drawn(critic.size, key))(s, a).min(0)
-    return aggregation(critic(s, a), key)
-
-
 @dataclass(frozen=True)
 class Mean:
     """The mean of all members."""
 
     def __call__(self, q: Array, key: Key) -> Array:
         return q.mean(0)
+
+
+def _deviation(q: Array) -> Array:
+    """Standard deviation over members (ddof 0); its gradient is 0 where they agree."""
+    variance = q.var(0)
+    return jnp.sqrt(jnp.where(variance > 0, variance, 1.0)) * (variance > 0)
 
 
 @dataclass(frozen=True)
@@ -255,7 +254,7 @@ class MeanMinusStd:
         within(self, beta="(-inf, inf)")
 
     def __call__(self, q: Array, key: Key) -> Array:
-        return q.mean(0) - self.beta * q.std(0)
+        return q.mean(0) - self.beta * _deviation(q)
 
 
 @dataclass(frozen=True)
@@ -307,3 +306,23 @@ class MeanOfPairMin:
 
     def __call__(self, q: Array, key: Key) -> Array:
         return _pair_min(q).mean(0)
+
+
+def check_members(owner: str, members: int, backup: Aggregation, improve: Aggregation) -> None:
+    """That both aggregations serve so many critics, and that one value is improved.
+
+    By shapes, so that a learner is refused when it is made. Raises `ConfigError` naming `owner` and the field.
+    """
+    for field, aggregation in (("backup", backup), ("improve", improve)):
+        try:
+            shape = _shape_of(aggregation, members)
+        except ConfigError as error:
+            raise ConfigError(f"{owner}.{field}: {error}") from error
+        if field == "improve" and shape != (1,):
+            raise ConfigError(
+                f"{owner}.improve makes one value of all critics, which {aggregation} does not; use Mean()"
+            )
+
+
+def _shape_of(aggregation: Aggregation, members: int) -> tuple[int, ...]:
+    return jax.eval_shape(lambda: aggregation(jnp.zeros((members, 1)), jax.random.key(0))).shape

@@ -23,6 +23,7 @@ from jax import lax
 from jax.nn.initializers import orthogonal
 from jaxtyping import Array, Float, Int
 
+from segue import losses
 from segue.errors import ConfigError
 from segue.types import Key, Module, Spec, split
 
@@ -253,6 +254,14 @@ class Value(Module):
 
     def __call__(self, obs: Float[Array, "*B obs"]) -> Float[Array, "*B"]:
         return self.net(obs)[..., 0]
+
+
+def aggregated(aggregation: losses.Aggregation, critic: Critic, key: Key, s: Array, a: Array) -> Float[Array, "*E B"]:
+    """``aggregation(critic(s, a), key)``, s repeated for several actions; of `RandomMin` the drawn members alone."""
+    s = repeated(s, a.shape[0]) if a.ndim > s.ndim else s
+    if isinstance(aggregation, losses.RandomMin):
+        return critic.members(aggregation.drawn(critic.size, key))(s, a).min(0)
+    return aggregation(critic(s, a), key)
 
 
 def critic(

@@ -129,10 +129,10 @@ class Phase:
             raise ConfigError(
                 f"phase {self.name!r}: steps must be at least 0, batch_size at least 1, refit_every None or at least 1"
             )
-        if not self.online and self.steps % self.learner.stride:
+        if not self.online and self.steps % (stride := self.learner.stride):
             raise ConfigError(
                 f"phase {self.name!r}: {type(self.learner).__name__} takes {self.learner.stride} batches an update, "
-                f"which does not divide steps={self.steps}"
+                f"which does not divide steps={self.steps}; give {-(-self.steps // stride) * stride}"
             )
         if self.learner.windows and self.reward != Affine():
             raise ConfigError(

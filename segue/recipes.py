@@ -13,7 +13,7 @@ from typing import Any
 
 from segue.errors import ConfigError, nearest
 from segue.learners import BC, CQL, DT, IQL, MOPO, O3F, ODT, PEX, SAC, TD3, Expand, Many, Merge, Standardise
-from segue.losses import Aggregation, Bound, Mean, MeanOfPairMin, OwnPairMin, RandomMin, ReturnBound, Unbounded
+from segue.losses import Aggregation, Bound, OwnPairMin, ReturnBound, Unbounded
 from segue.phases import Block, PerEpisode, PerStep, Phase, Warmup
 from segue.presets import cql as cql_presets
 from segue.presets import dt as dt_presets
@@ -101,8 +101,8 @@ def td3(task: Any, offline_steps: int = 0, online_steps: int = 1_000_000) -> Pha
 
 def redq(task: Any, offline_steps: int = 0, online_steps: int = 250_000) -> Phases:
     """REDQ from scratch: ten critics, two drawn ones backed up, 20 batches a step (Chen et al. 2021)."""
-    learner = SAC(**preset("redq", task))
-    return (replace(_from_scratch("redq", learner, offline_steps, online_steps), updates=PerStep(20)),)
+    phase = _from_scratch("redq", SAC(**preset("redq", task)), offline_steps, online_steps, "redq-offline")
+    return (replace(phase, reward=rlpd_presets.reward(task), updates=PerStep(20)),)
 
 
 def redq_offline(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) -> Phases:
@@ -114,14 +114,14 @@ def redq_offline(task: Any, offline_steps: int = 1_000_000, online_steps: int = 
 
 def rlpd(task: Any, offline_steps: int = 0, online_steps: int = 250_000) -> Phases:
     """REDQ with LayerNorm, half of each batch from the dataset; no pre-training (Ball et al. 2023)."""
-    phase = _from_scratch("rlpd", SAC(**preset("rlpd", task)), offline_steps, online_steps)
+    phase = _from_scratch("rlpd", SAC(**preset("rlpd", task)), offline_steps, online_steps, "redq-offline")
     reward = rlpd_presets.reward(task)
     return (replace(phase, replay=Symmetric(0.5), reward=reward, updates=PerStep(20)),)
 
 
 def sac_data(task: Any, offline_steps: int = 0, online_steps: int = 1_000_000) -> Phases:
     """SAC from scratch, half of each batch from the dataset: the baseline of Cal-QL's table."""
-    phase = _from_scratch("sac-data", SAC(**preset("sac_data", task)), offline_steps, online_steps)
+    phase = _from_scratch("sac-data", SAC(**preset("sac_data", task)), offline_steps, online_steps, "cql or calql")
     return (replace(phase, replay=Symmetric(cql_presets.mixing(task)), reward=cql_presets.reward(task)),)
 
 
@@ -174,8 +174,7 @@ def _conservative(
 
 def gcql(task: Any, offline_steps: int = 100_000, online_steps: int = 100_000) -> Phases:
     """APL: five CQL critics that learn from half the online batches, of recent rows, greedily (Zheng et al. 2023)."""
-    numbers = preset("cql", task) | preset("gcql", task)
-    learner, reward = CQL(**numbers, n_critics=5, backup=RandomMin(2), improve=Mean()), cql_presets.reward(task)
+    learner, reward = CQL(**preset("cql", task) | preset("gcql", task)), cql_presets.reward(task)
     cycle = max(1, min(1000, online_steps // 100))  # a hundred of them make the authors' online phase
     return (
         Phase("offline", learner, offline_steps, reward=reward),
@@ -203,21 +202,21 @@ def upq(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) 
 
 
 def _merged(task: Any, backup: Aggregation, offline_steps: int, online_steps: int) -> Phases:
-    offline, _ = cql(task, offline_steps, online_steps)
-    ensemble = SAC(n_actors=5, n_critics=10, backup=backup, improve=MeanOfPairMin())
-    return replace(offline, learner=Many(offline.learner, 5)), _balanced(task, offline, ensemble, Merge(), online_steps)
+    agent, numbers = CQL(**preset("cql", task)), preset("off2on", task)
+    offline = Phase("offline", Many(agent, numbers["n_actors"]), offline_steps, reward=cql_presets.reward(task))
+    return offline, _balanced(task, agent, SAC(**numbers, backup=backup), Merge(), online_steps)
 
 
 def cql_br(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) -> Phases:
-    """CQL, then SAC on its policy and critics with balanced replay: Off2OnRL with a single agent."""
-    offline, _ = cql(task, offline_steps, online_steps)
-    transition = Reset(Carry(moments=False), nets=("log_alpha",))
-    return offline, _balanced(task, offline, SAC(), transition, online_steps)
+    """CQL, then SAC on its policy, critics and targets with balanced replay: Off2OnRL with a single agent."""
+    agent, transition = CQL(**preset("cql", task)), Reset(Carry(moments=False), nets=("log_alpha",))
+    offline = Phase("offline", agent, offline_steps, reward=cql_presets.reward(task))
+    return offline, _balanced(task, agent, SAC(entropy_by_log=True), transition, online_steps)
 
 
-def _balanced(task: Any, offline: Phase, learner: SAC, transition: Transition, online_steps: int) -> Phase:
+def _balanced(task: Any, agent: CQL, learner: SAC, transition: Transition, online_steps: int) -> Phase:
     """Off2OnRL's online phase: blocks of a thousand steps and as many updates, ten times as many in the first."""
-    agent, block = CQL(**preset("cql", task)), max(min(1000, online_steps // 10), 1)
+    block = max(min(1000, online_steps // 10), 1)
     return Phase(
         "online",
         replace(learner, hidden=agent.hidden, critic_hidden=agent.critic_hidden),
@@ -225,7 +224,7 @@ def _balanced(task: Any, offline: Phase, learner: SAC, transition: Transition, o
         online=True,
         transition=transition,
         replay=Balanced(**preset("balanced", task), first=block),
-        reward=offline.reward,
+        reward=cql_presets.reward(task),
         updates=Block(block, block, opening=10),
     )
 
@@ -275,9 +274,11 @@ def odt(task: Any, offline_steps: int = 5000, online_steps: int = 200_000) -> Ph
     )
 
 
-def _from_scratch(method: str, learner: Any, offline_steps: int, online_steps: int) -> Phase:
+def _from_scratch(
+    method: str, learner: Any, offline_steps: int, online_steps: int, instead: str = "iql, direct or pex"
+) -> Phase:
     if offline_steps:
-        raise ConfigError(f"{method} has no offline phase; it learns from scratch online. Use iql, direct or pex")
+        raise ConfigError(f"{method} has no offline phase; it learns from scratch online. Use {instead}")
     warmup = Warmup(min(5_000, online_steps // 10), "uniform")
     return Phase("online", learner, online_steps, online=True, replay=Symmetric(0.0), warmup=warmup)
 

@@ -16,6 +16,8 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from segue.errors import HandoverError
+
 Module = eqx.Module
 Metrics = dict[str, Array]
 Key = PRNGKeyArray
@@ -272,6 +274,15 @@ def core(state: Any) -> Any:
 def chain(state: Any) -> list[Any]:
     """A state and those that it wraps, outermost first."""
     return [state, *(chain(state.base) if hasattr(state, "base") else [])]
+
+
+def check_critic(who: str, learner: Learner, state: Any) -> None:
+    """That `who`, who chooses actions by the critic of `learner`, finds one there. Raises `HandoverError`."""
+    name = type(learner).__name__
+    if not hasattr(core(state), "critic"):
+        raise HandoverError(f"{who} chooses by a critic and {name} has none; wrap a learner with one (IQL, SAC, CQL)")
+    if learner.stride != learner.slices:
+        raise HandoverError(f"{who} chooses by one critic, and {name}'s agents have one each; merge them first (Merge)")
 
 
 def with_core(state: Any, inner: Any) -> Any:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from segue import losses, nets
 from segue.errors import ConfigError
+from segue.learners import CQL, SAC
 from segue.types import Spec
 
 KEY = jax.random.key(0)
@@ -295,10 +296,10 @@ def test_members_that_are_not_drawn_need_not_be_evaluated(aggregation):
         jnp.asarray(rng.normal(size=(7, 2))),
     )
     for key in jax.random.split(KEY, 8):
-        found = losses.aggregated(aggregation, critic, key, s, a)
+        found = nets.aggregated(aggregation, critic, key, s, a)
         np.testing.assert_allclose(found, aggregation(critic(s, a), key), rtol=1e-5, atol=1e-6)
     with pytest.raises(ConfigError, match=r"RandomMin\(m=6\) of 5 critics"):
-        losses.aggregated(losses.RandomMin(6), critic, KEY, s, a)
+        nets.aggregated(losses.RandomMin(6), critic, KEY, s, a)
 
 
 def test_random_min_of_one_is_one_member():
@@ -330,3 +331,21 @@ def test_pairs_need_an_even_number(aggregation):
 def test_gradient_of_the_minimum_reaches_the_smallest_member_only():
     grad = jax.grad(lambda q: losses.Min()(q, KEY).sum())(Q)
     np.testing.assert_array_equal(grad, [[1, 0], [0, 1], [0, 0], [0, 0]])
+
+
+def test_gradient_of_the_deviation_where_members_agree():
+    q = jnp.array([[1.0, 0.0], [1.0, 2.0]])  # the first column agrees, the second has deviation 1
+    grad = jax.grad(lambda q: losses.MeanMinusStd(1.0)(q, KEY).sum())(q)
+    np.testing.assert_allclose(grad, [[0.5, 1.0], [0.5, 0.0]])  # 1/2 -+ 1/2 where they differ
+    assert np.isfinite(jax.grad(lambda q: losses.MeanOfPairMinMinusStd(0.5)(q, KEY).sum())(q)).all()  # one pair
+
+
+@pytest.mark.parametrize("make", [SAC, CQL])
+def test_aggregations_that_do_not_serve_the_critics_are_refused_when_the_learner_is_made(make):
+    name = make.__name__
+    with pytest.raises(ConfigError, match=rf"{name}\.backup: RandomMin\(m=3\) of 2 critics"):
+        make(backup=losses.RandomMin(3))
+    with pytest.raises(ConfigError, match=rf"{name}\.improve: pairs need an even number"):
+        make(n_critics=3, improve=losses.MeanOfPairMin())
+    with pytest.raises(ConfigError, match=rf"{name}\.improve makes one value of all critics.*use Mean\(\)"):
+        make(improve=losses.Own())

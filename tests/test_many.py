@@ -10,7 +10,7 @@ from test_phases import dataset, follow
 from zoo import HIDDEN, ROWS, SPEC, ZOO, batch_for, close, cql, handover, merged, sac, same
 
 from segue.errors import ConfigError, HandoverError
-from segue.learners import BC, IQL, TD3, Hold, Many, Merge, Standardise
+from segue.learners import BC, IQL, O3F, PEX, TD3, Hold, Many, Merge, Standardise
 from segue.nets import Layer, MixtureActor, Mlp
 from segue.phases import Phase
 from segue.transitions import Carry
@@ -162,3 +162,9 @@ def test_those_that_imitate_get_their_own_share():
     a, b = step(state, batch, KEY)[0], step(state, batch, KEY, imitate=other)[0]
     close(member(core(a).actor, 0), member(core(b).actor, 0), rtol=1e-4)
     assert not same(member(core(a).actor, 1), member(core(b).actor, 1))
+
+
+@pytest.mark.parametrize("wrap", [PEX, O3F])
+def test_who_chooses_by_a_critic_wants_one_agent(wrap):
+    with pytest.raises(HandoverError, match=f"{wrap.__name__} chooses by one critic, and Many's agents have one each"):
+        wrap(many).init(KEY, SPEC)

@@ -542,8 +542,8 @@ def redq_losses(z, at, info):
     critic = [v for k, v in z.items() if k.startswith(f"{at}/loss/") and k.endswith("critic")]
     yield int(z["hp/ensemble"]) * info["critic/td"], np.mean(critic)
     yield info["actor/loss"], r("loss/actor")
-    yield info["actor/log_prob"], r("value/log_pi").mean()
-    yield info["actor/loss"] - info["actor/alpha"] * info["actor/log_prob"], -r("value/q_mean_new_action").mean()
+    yield -info["actor/entropy"], r("value/log_pi").mean()
+    yield info["actor/loss"] - info["actor/alpha"] * -info["actor/entropy"], -r("value/q_mean_new_action").mean()
 
 
 @pytest.mark.parametrize("name", REDQ_RUNS)

@@ -62,6 +62,7 @@ def test_redq_is_the_authors():
     assert (learner.n_critics, learner.backup, learner.improve, learner.slices) == (10, RandomMin(2), Mean(), 20)
     assert (learner.lagged_critic, learner.entropy_by_log, learner.layer_norm) == (True, True, False)
     assert (phase.updates, phase.replay, phase.warmup.steps) == (PerStep(20), Symmetric(0.0), 5000)
+    assert phases_of("redq", task("antmaze"))[0].reward == phases_of("redq-offline", task("antmaze"))[0].reward
     assert -6 * learner.entropy_per_action == 3
     assert preset("redq", task("locomotion", "hopper-medium"))["entropy_per_action"] * 3 == pytest.approx(-1)
     offline, online = phases_of("redq-offline", task("locomotion"), 200, 100)
@@ -94,7 +95,7 @@ def test_rlpd_by_family(family, members, entropy, depth, paid):
 
 @pytest.mark.parametrize("method", ["rlpd", "sac-data", "redq"])
 def test_from_scratch_there_is_no_offline_phase(method):
-    with pytest.raises(ConfigError, match=f"{method} has no offline phase"):
+    with pytest.raises(ConfigError, match=f"{method} has no offline phase.*Use (redq-offline|cql or calql)"):
         phases_of(method, task("locomotion"), offline_steps=20)
 
 
@@ -110,6 +111,7 @@ def test_sac_with_data_is_cql_without_its_regulariser_and_pretraining():
     (phase,) = phases_of("sac-data", task("antmaze"))
     online = phases_of("cql", task("antmaze"))[1]
     assert (phase.replay, phase.reward) == (online.replay, online.reward)
+    assert phase.learner.entropy_by_log  # L_α of CQL's page
     same = ("n_critics", "backup", "improve", "backup_entropy", "entropy_per_action", "hidden", "critic_hidden", "lr")
     assert all(getattr(phase.learner, f) == getattr(online.learner, f) for f in same)
     assert phases_of("sac-data", task("kitchen"))[0].replay == Symmetric(0.25)
@@ -139,6 +141,7 @@ def test_off2onrl():
     assert (online.learner.n_actors, online.learner.n_critics, online.learner.lr) == (5, 10, 3e-4)
     assert online.replay == Balanced(online=0.75, first=1000, temperature=5.0)
     assert online.updates == Block(1000, 1000, opening=10)
+    assert online.learner.entropy_by_log  # as in the pre-training
     short = phases_of("off2on", task("locomotion"), 1000, 300)[1]
     assert (short.replay.first, short.updates) == (30, Block(30, 30, opening=10))
 
@@ -152,3 +155,4 @@ def test_a_single_agent_is_pre_trained_as_cql_is(family):
         offline.learner.critic_hidden,
     )
     assert online.reward == offline.reward
+    assert online.learner.entropy_by_log

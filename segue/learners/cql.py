@@ -12,8 +12,7 @@ Values of actions outside the data are pushed down, the data's up. τ = None fix
 `importance` log p is 0 in (5) and the data's action joins the others. Cal-QL is the bound in (4), the return-to-go;
 -inf is CQL. W is the row's weight, 0 in APL's greedy batches (`OnlineOffline`), else 1. All losses use old parameters.
 
-Departures: the log-deviation has no learnable scale and offset; online, rows of the open episode are drawn too,
-unbounded (the authors wait for its end: `PerEpisode(per_step=1)`).
+Departures: no learnable scale and offset of the log-deviation; rows of the open episode are drawn too, unbounded.
 """
 
 from __future__ import annotations
@@ -66,6 +65,7 @@ class CQL(Learner):
         within(self, backup_samples="[1, inf)", n_critics="[1, inf)", clone_steps="[0, inf)", discount="[0, 1]")
         within(self, entropy_per_action="(-inf, inf)", target_rate="(0, 1]", lr="(0, inf)", actor_lr="(0, inf)")
         within(self, hidden="[1, inf)", critic_hidden="[1, inf)")
+        losses.check_members("CQL", self.n_critics, self.backup, self.improve)
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -95,7 +95,7 @@ class CQL(Learner):
 
         here, after = state.actor(s), state.actor(s_next)
         a_next, log_next = nets.samples(after, k_next, self.backup_samples)
-        q_next = self.backup(state.target_critic(nets.repeated(s_next, self.backup_samples), a_next), k_backup)
+        q_next = nets.aggregated(self.backup, state.target_critic, k_backup, s_next, a_next)
         q_next, log_next = losses.best_sample(q_next, log_next)  # [B], or [E, B] by `backup`
         target = r + self.discount * (1 - terminal) * (q_next - self.backup_entropy * alpha * log_next)  # (3)
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from segue import losses, nets
 from segue.errors import ConfigError, HandoverError, within
-from segue.types import Batch, Key, Learner, Metrics, Module, Spec, Wrapper, chain, core, split
+from segue.types import Batch, Key, Learner, Metrics, Module, Spec, Wrapper, chain, check_critic, core, split
 
 
 class State(Module):
@@ -42,10 +42,7 @@ class O3F(Wrapper):
 
     def init(self, key: Key, spec: Spec) -> State:
         base = self.base.init(key, spec)
-        if not hasattr(core(base), "critic"):
-            raise HandoverError(
-                f"O3F chooses by a critic and {type(self.base).__name__} has none; wrap a learner with a critic (CQL)"
-            )
+        check_critic("O3F", self.base, base)
         if any(hasattr(s, "obs_mean") for s in chain(base)):
             raise HandoverError("O3F asks policy and critic about the same observations; put Standardise around it")
         return State(base)

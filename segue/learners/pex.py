@@ -35,6 +35,7 @@ from segue.types import (
     Spec,
     Wrapper,
     chain,
+    check_critic,
     core,
     replace,
     split,
@@ -58,11 +59,7 @@ class PEX(Wrapper):
 
     def init(self, key: Key, spec: Spec) -> State:
         base = self.base.init(key, spec)
-        if not hasattr(core(base), "critic"):
-            raise HandoverError(
-                f"PEX chooses by a critic and {type(self.base).__name__} has none; "
-                "expand a learner with a critic (IQL, SAC, TD3)"
-            )
+        check_critic("PEX", self.base, base)
         if any(hasattr(s, "obs_mean") for s in chain(base)):
             raise HandoverError("PEX asks members and critic about the same observations; use it without Standardise")
         return State(base, (core(base).actor.net,))

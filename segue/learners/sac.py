@@ -16,7 +16,8 @@ the field. `critic_updates` critic steps on consecutive slices of one batch come
     UPQ   mean less β standard deviations backed up (`MeanOfPairMinMinusStd`)
 
 Departures: the order critics, targets, π, α is that of jaxrl and RLPD; the first policy lies near the box's middle;
-weights are orthogonal, REDQ's and RLPD's Xavier; α starts at 1, in REDQ's code at 0.2 for the very first update.
+weights are orthogonal, REDQ's and RLPD's Xavier; α starts at 1, in REDQ's code at 0.2 for the very first update;
+the density of tanh is exact, REDQ's code adds 1e-6 under its logarithm.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class SAC(Learner):
         within(self, n_actors="[1, inf)", n_critics="[1, inf)", critic_updates="[1, inf)")
         within(self, entropy_per_action="(-inf, inf)", discount="[0, 1]", target_rate="(0, 1]", lr="(0, inf)")
         within(self, hidden="[1, inf)", critic_hidden="[1, inf)")
+        losses.check_members("SAC", self.n_critics, self.backup, self.improve)
 
     @property
     def slices(self) -> int:
@@ -88,7 +90,7 @@ class SAC(Learner):
             s, a, r, s_next, terminal = batch.transition
             k_sample, k_backup = split(key)
             a_next, log_prob = state.actor(s_next).sample_and_log_prob(k_sample)
-            q_next = losses.aggregated(self.backup, target_critic, k_backup, s_next, a_next)  # [B] or [E, B]
+            q_next = nets.aggregated(self.backup, target_critic, k_backup, s_next, a_next)  # [B] or [E, B]
             if self.backup_entropy:
                 q_next = q_next - alpha * log_prob
             target = r + self.discount * (1 - terminal) * q_next
@@ -109,14 +111,13 @@ class SAC(Learner):
 
         def improvement(pi: nets.Actor) -> losses.Loss:
             a, log_prob = pi(last.obs).sample_and_log_prob(k_pi)
-            loss, info = losses.soft_policy(log_prob, self.improve(Q_pi(last.obs, a), k_improve), alpha)
-            return loss, info | {"actor/log_prob": log_prob.mean()}
+            return losses.soft_policy(log_prob, self.improve(Q_pi(last.obs, a), k_improve), alpha)
 
         actor, p = descend(self.lr, state.actor, improvement)
 
         entropy = losses.log_temperature if self.entropy_by_log else losses.temperature
         target_entropy = self.entropy_per_action * batch.action.shape[-1]
-        log_alpha, t = descend(self.lr, state.log_alpha, lambda x: entropy(x, p["actor/log_prob"], target_entropy))
+        log_alpha, t = descend(self.lr, state.log_alpha, lambda x: entropy(x, -p["actor/entropy"], target_entropy))
         return State(actor, critic, target_critic, log_alpha), c | p | t
 
     def policy(self, state: State, obs: Array, key: Key, greedy: bool = False) -> Array:

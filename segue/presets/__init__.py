@@ -8,6 +8,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, NamedTuple
 
+LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")  # of locomotion's datasets
+SPARSE_NAVIGATION = ("point-wall", "antmaze", "maze2d", "pointmaze")  # families that pay 0 or 1
+
 
 class Block(NamedTuple):
     """Settings of one method on one family of tasks."""
@@ -26,3 +29,8 @@ def block(method: str, task: Any) -> Block:
 def preset(method: str, task: Any) -> dict[str, Any]:
     """Field values of `method` for `task`."""
     return dict(block(method, task).values)
+
+
+def for_each(env: str, block: Block) -> dict[str, Block]:
+    """The same block for all datasets of an environment."""
+    return {f"{env}-{level}": block for level in LEVELS}

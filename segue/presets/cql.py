@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from segue.presets import Block
+from segue.presets import SPARSE_NAVIGATION, Block
 from segue.store import Affine
 
 MAZE: dict[str, Any] = dict(weight=5.0, gap=0.8, backup_samples=10, critic_hidden=(256, 256, 256, 256))
@@ -28,8 +28,6 @@ BLOCKS = {
     "sparse-locomotion": Block(dict(weight=5.0), "as locomotion"),
 }
 
-PAID_FROM_0 = ("point-wall", "antmaze", "maze2d", "pointmaze")  # sparse navigation, paid 0 or 1: to -5 or 5
-
 
 def reward(task: Any) -> Affine:
     """Sparse rewards become -5 and 5, episodes without success endless failure (Nakamoto et al. 2023).
@@ -37,7 +35,7 @@ def reward(task: Any) -> Affine:
     Dense rewards stay as they are, and so do Kitchen's, which are paid as they come: the authors' r - 4 is of the count
     of parts in place.
     """
-    if task.family in PAID_FROM_0:
+    if task.family in SPARSE_NAVIGATION:
         return Affine(scale=10.0, shift=-5.0, failure=0.0)
     if task.family == "ogbench" or (task.family == "adroit" and "-binary" in task.name):  # paid -1 or 0
         return Affine(scale=10.0, shift=5.0, failure=-1.0)

@@ -6,16 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from segue.presets import Block
+from segue.presets import Block, for_each
 
-LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")
 PAPER = "Chen et al. 2021, app. A: target {:g}, returns divided by 1000"
 OURS = "ours: rewards are 0 and 1, the target is success"
-
-
-def for_each(env: str, block: Block) -> dict[str, Block]:
-    """The same block for all datasets of an environment."""
-    return {f"{env}-{level}": block for level in LEVELS}
 
 
 BLOCKS = {

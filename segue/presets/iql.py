@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.presets import Block
+from segue.presets import SPARSE_NAVIGATION, Block
 from segue.store import Affine
 
 BLOCKS = {
@@ -25,9 +25,6 @@ BLOCKS = {
 }
 
 
-SHIFTED = ("point-wall", "antmaze", "maze2d", "pointmaze")  # sparse navigation, paid 0 or 1
-
-
 def reward(task: Any) -> Affine:
     """Locomotion: scaled by 1000 / (largest - smallest return of the data). Sparse navigation: shifted by -1.
 
@@ -37,4 +34,4 @@ def reward(task: Any) -> Affine:
         returns = task.dataset.returns
         spread = float(np.max(returns) - np.min(returns))
         return Affine(scale=1000 / spread) if spread > 0 else Affine()
-    return Affine(shift=-1.0) if task.family in SHIFTED else Affine()
+    return Affine(shift=-1.0) if task.family in SPARSE_NAVIGATION else Affine()

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from segue.losses import RandomMin
-from segue.presets import Block
-from segue.presets.iql import SHIFTED
+from segue.presets import SPARSE_NAVIGATION, Block
 from segue.presets.redq import ENSEMBLE
 from segue.store import Affine
 
@@ -28,4 +27,4 @@ BLOCKS = {
 
 def reward(task: Any) -> Affine:
     """Sparse navigation shifted by -1, as the authors' AntMaze; all others as they are paid."""
-    return Affine(shift=-1.0) if task.family in SHIFTED else Affine()
+    return Affine(shift=-1.0) if task.family in SPARSE_NAVIGATION else Affine()

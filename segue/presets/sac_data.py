@@ -1,22 +1,21 @@
 """SAC with offline data, the baseline of Cal-QL's table: its code without the regulariser and without pre-training.
 
-Rewards and the dataset's share are those of `cql`. Not taken over: the best of 10 next actions and the
-policy's lower rate.
+Rewards and the dataset's share are those of `cql`. Not taken over: the best of 10 next actions, the policy's lower
+rate, all steps from the same parameters, the critics' small last layer. Ours: the uniform actions at the start.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from segue.presets import Block
 from segue.presets.cql import BLOCKS as CQL
 
-SOURCE = "Nakamoto et al. 2023, released code: networks of its Cal-QL there, no entropy in the target"
+LOSSES = dict(backup_entropy=False, entropy_by_log=True)
+CODE = "Nakamoto et al. 2023, released code: no entropy in the target, the logarithm's loss of the temperature"
 
 
-def _block(values: dict[str, Any]) -> Block:
-    sizes = {k: v for k, v in values.items() if k in ("hidden", "critic_hidden")}
-    return Block(dict(backup_entropy=False) | sizes, SOURCE)
+def _block(cql: Block) -> Block:
+    sizes = {k: v for k, v in cql.values.items() if k in ("hidden", "critic_hidden")}
+    return Block(LOSSES | sizes, f"{CODE}; networks of CQL ({cql.source})" if sizes else CODE)
 
 
-BLOCKS = {name: _block(b.values) for name, b in CQL.items()} | {"*": _block({})}
+BLOCKS = {name: _block(block) for name, block in CQL.items()} | {"*": Block(LOSSES, CODE)}

@@ -11,6 +11,7 @@ not corrected for them.
 
 Departures: w is a softplus, the authors' a ReLU, whose gradient is 0 for good where w has fallen to 0. Rows are drawn
 independently, the authors draw one of each of B parts of equal mass. The ring holds all online rows, theirs 250,000.
+A single agent (`cql-br`) carries its target critics, theirs are copied from the critics.
 """
 
 from __future__ import annotations
