@@ -31,7 +31,7 @@ from segue.evaluate import Environment, Interrupted, act, begin, evaluate, seed_
 from segue.replays import Uniform
 from segue.store import Affine, Ring, Rows, Store, close_episode, make_store, with_returns
 from segue.transitions import Fresh
-from segue.types import Batch, Bonus, Episode, Handover, Key, Learner, Replay, Spec, Transition, Wrapper, split
+from segue.types import Batch, Bonus, Episode, Handover, Key, Learner, Module, Replay, Spec, Transition, Wrapper, split
 
 Row = dict[str, Any]
 
@@ -291,8 +291,9 @@ def update_once(work: Work, store: Store, parts: Parts, key: Key, batch: Batch |
         raise ConfigError(f"learner, bonus and replay report {shared} twice")
     ended = (batch.valid > 0) & jnp.isfinite(batch.mc_return)  # its episode has: what values are to be held against
     return_ = jnp.where(ended, batch.mc_return, 0).sum() / jnp.maximum(ended.sum(), 1)
-    share = batch.offline.sum() / jnp.maximum(batch.valid.sum(), 1)
-    return Parts(state, rstate, bstate), metrics | {"replay/offline": share, "replay/return": return_}
+    rows = jnp.maximum(batch.valid.sum(), 1)
+    own = {"replay/offline": batch.offline.sum() / rows, "replay/ended": ended.sum() / rows, "replay/return": return_}
+    return Parts(state, rstate, bstate), metrics | own
 
 
 def add_metrics(sums: Sums, metrics: dict[str, Array]) -> Sums:
@@ -456,6 +457,10 @@ def start(
     names, lent = [p.name for p in phases], dict(lent or {})
     if len({*names, *lent}) < len(names) + len(lent):
         raise ConfigError(f"phases and lent states need different names, not {[*names, *lent]}")
+    if unasked := sorted(lent.keys() - {p.source for p in phases}):
+        raise ConfigError(f"lent states {unasked} are the source of no phase; name them as one: Phase(..., source=...)")
+    if wrong := [name for name, state in lent.items() if not isinstance(state, Module)]:
+        raise ConfigError(f"lent {wrong} are no states of learners; give the result's `state` (Result.state)")
     for i, p in enumerate(phases):
         if p.source is not None and p.source not in (earlier := [*lent, *names[:i]]):
             raise ConfigError(f"phase {p.name!r}: its source {p.source!r} is no earlier phase; earlier: {earlier}")

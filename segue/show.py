@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import math
 import resource
 import time
@@ -17,7 +16,7 @@ from rich.table import Table
 from segue import presets, recipes
 from segue.errors import ConfigError
 from segue.evaluate import evaluate
-from segue.phases import Phase, Settings, reenter, run, start
+from segue.phases import Block, PerEpisode, PerStep, Phase, Settings, reenter, run, start
 from segue.runs.codec import encode, leaves
 from segue.store import Affine
 from segue.types import Key, Learner, Refit
@@ -31,7 +30,7 @@ def budgeted(method: str, task: Any, given: dict[str, int]) -> dict[tuple[str, s
     recipe, decided = recipes.recipe(method), {}
     phases = recipe(task, **given)
     for budget, online in (("offline_steps", False), ("online_steps", True)):
-        unit = math.lcm(*(p.learner.slices for p in phases))  # offline budgets are whole updates
+        unit = math.lcm(*(p.learner.stride for p in phases))  # offline budgets are whole updates
         for other in (unit, 10**9 // unit * unit) if any(p.online is online for p in phases) else ():
             there = fields(recipe(task, **given | {budget: other}))
             decided |= {k: budget for k, value in fields(phases).items() if there.get(k, value) != value}
@@ -126,7 +125,8 @@ def _text(value: Any) -> str:
 def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
     """Run a shortened trial of every phase, at the real sizes; print and return hours, core-hours and memory for all.
 
-    A phase is tried for `TRIAL_SECONDS` and `TRIAL_STEPS` behind its warm-up, or for `_trial_steps` if these take less.
+    A phase is tried for `TRIAL_SECONDS` and `TRIAL_STEPS` behind its warm-up, or for `_trial_steps` if these take less;
+    updates that come in blocks are spread over the steps, the longer first block is counted as steps more.
     Core-hours count the processor time of all cores; compilation and warm-up are left out, and so are refits in pieces,
     whose number the data decide: a line says what one piece takes. Evaluations are left out, aloud, where the task has
     no environment.
@@ -138,18 +138,24 @@ def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
         env, missing = None, str(error)
     pieces: dict[str, list[float]] = {p.name: [] for p in phases}
     trial = tuple(
-        dataclasses.replace(p, steps=_trial_steps(p), learner=_cut_short(p.learner, pieces[p.name])) for p in phases
+        dataclasses.replace(
+            p, steps=_trial_steps(p), learner=_cut_short(p.learner, pieces[p.name]), updates=_spread(p.updates)
+        )
+        for p in phases
     )
     first, fixed = start(0, phases, task.spec, task.dataset if task.load_dataset is not None else None)
     settings = Settings(eval_every=10**9, eval_episodes=0, log_every=20)
     marks: dict[str, list[Mark]] = {p.name: [] for p in phases}
     learners: dict[str, Any] = {}
+    state, i = first, 0
+
+    def enough() -> bool:
+        return state.phase > i or _timed(marks[phases[i].name], phases[i])
+
     with console.status("timing a few seconds of each phase"):
-        state = first
         for i, p in enumerate(phases):
-            enough = functools.partial(_timed, marks[p.name], p)
-            for reached, _ in run(trial[: i + 1], task, state, fixed, settings, enough):
-                state = reached
+            begun = state
+            for state, _ in run(trial, task, begun, fixed, settings, enough):
                 if state.phase == i and state.entered:
                     marks[p.name].append(Mark(time.monotonic(), time.process_time(), state.step))
                     learners[p.name] = state.learner
@@ -165,7 +171,7 @@ def cost(task: Any, phases: tuple[Phase, ...]) -> dict[str, float]:
         table.add_column(column, justify="left" if column == "phase" else "right")
     hours = core_hours = 0.0
     episodes = sum(p.steps // Settings().eval_every + 1 for p in phases) * Settings().eval_episodes
-    costs = [(p.name, p.steps, *_per_step(marks[p.name], p)) for p in phases]
+    costs = [(p.name, p.steps + _opening(p), *_per_step(marks[p.name], p)) for p in phases]
     if evaluation is not None:
         costs.append((f"evaluation, at most {episodes} episodes", episodes * (task.horizon or 1000), *evaluation))
     for name, n, seconds, core_seconds in costs:
@@ -240,11 +246,26 @@ def _learning(marks: list[Mark], p: Phase) -> list[Mark]:
 
 
 def _timed(marks: list[Mark], p: Phase) -> bool:
-    """Whether a phase has been tried for long enough; some of its first steps waited for compilation."""
-    if not (learning := _learning(marks, p)):
+    """Whether a phase has been tried for long enough; some of its first steps waited for compilation.
+
+    One that learns at the ends of episodes never has: there must be some.
+    """
+    if isinstance(p.updates, PerEpisode) or not (learning := _learning(marks, p)):
         return False
     a, b = learning[0], learning[-1]
     return b.step - a.step >= TRIAL_STEPS and b.wall - a.wall > TRIAL_SECONDS
+
+
+def _spread(updates: Any) -> Any:
+    """A schedule of blocks as so many updates after every step."""
+    return PerStep(updates.updates / updates.collect) if isinstance(updates, Block) else updates
+
+
+def _opening(p: Phase) -> int:
+    """The steps with as many updates as a longer first block has more."""
+    if not p.online or not isinstance(p.updates, Block) or p.steps < max(p.updates.first, p.updates.collect):
+        return 0
+    return (p.updates.opening - 1) * p.updates.collect
 
 
 def _trial_steps(p: Phase) -> int:

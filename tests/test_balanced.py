@@ -52,6 +52,15 @@ def test_a_written_tree_is_the_tree_of_its_leaves():
         assert same(tree, jax.jit(sumtree.build)(jnp.asarray(p)))
 
 
+@pytest.mark.parametrize("n", [1, 64])
+def test_a_write_copies_no_tree(n):
+    """A copy within the loop over the levels costs milliseconds at every step of the interaction."""
+    tree, rows = jnp.zeros(1 << 16), jnp.zeros(n, jnp.int32)
+    compiled = jax.jit(sumtree.write, donate_argnums=0).lower(tree, rows, jnp.ones(n)).compile().as_text()
+    assert "f32[65536]" in compiled
+    assert not [line for line in compiled.splitlines() if "f32[65536]" in line and " copy(" in line]
+
+
 def test_rows_are_drawn_in_proportion_and_never_where_the_priority_is_0():
     p = np.array([3.0, 0.0, 1.0, 0.5, 0.0, 0.0, 2.5, 1.0, 0.0, 4.0], np.float32)
     n = 200_000
@@ -131,11 +140,11 @@ def learnt(replay, rstate, store, n):
 
 def test_the_density_ratio_is_found_on_two_known_gaussians():
     n = 5000
-    store, replay = gaussians(n), Balanced(hidden=(32, 32), lr=2e-3, first=n)
+    store, replay = gaussians(n), Balanced(hidden=(32, 32), lr=2e-3, first=1)
     start = replay.init(KEY, SPEC, store)
     x = jnp.stack([jnp.linspace(-1.5, 2.5, 41), jnp.zeros(41)], -1)
     np.testing.assert_allclose(start.ratio(x, jnp.zeros((41, 1))), 1, atol=0.1)
-    assert float(start.tree[1] - n) == pytest.approx(n, rel=1e-5)  # half the mass is online
+    assert float(start.tree[1] - n) == pytest.approx(n, rel=1e-3)  # half the mass is online
 
     rstate, info = learnt(replay, start, store, 1500)
     w = rstate.ratio(x, jnp.zeros((41, 1)))
@@ -185,15 +194,26 @@ def test_the_entry_priority_gives_the_first_rows_their_share():
         store = filled(store, [row(i)])
         rstate = replay.add(rstate, store)
     assert float(sumtree.leaves(rstate.tree)[6:].sum() / rstate.tree[1]) == pytest.approx(0.75)
-    close(rstate, replay.init(KEY, SPEC, store))  # as if all had been there when the phase began
     indices, weight = replay.indices(rstate, store, KEY, 20_000)
     assert chisquare(np.bincount(indices, minlength=10), 20_000 * np.array([1 / 24] * 6 + [3 / 16] * 4)).pvalue > ALPHA
     np.testing.assert_array_equal(weight, 1)
 
 
+def test_rows_of_earlier_phases_count_towards_the_share():
+    """Four rows are in the ring and four more come before the first update: together they have the share rho."""
+    store = filled(make_store(SPEC, rows_of(np.zeros(30)), 16), [row(i) for i in range(4)])
+    replay = Balanced(online=0.75, first=4, batch_size=8, hidden=(8,))
+    rstate = replay.init(KEY, SPEC, store)
+    for i in range(4, 8):
+        store = filled(store, [row(i)])
+        rstate = replay.add(rstate, store)
+    p = np.asarray(sumtree.leaves(rstate.tree))
+    assert p[30:46].sum() / p.sum() == pytest.approx(0.75)
+
+
 def test_later_rows_enter_with_the_largest_priority_so_far():
     store = filled(make_store(SPEC, rows_of(np.zeros(6)), 8), [row(0)])
-    rstate = replace(small, first=600).init(KEY, SPEC, store)
+    rstate = replace(small, first=599).init(KEY, SPEC, store)
     assert float(rstate.entry) == pytest.approx(0.01)
     indices = jnp.array([0, 6])
     rstate, _ = update(rstate, store, indices, store.at(indices, Affine(), jnp.ones(2)), KEY)

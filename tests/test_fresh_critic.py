@@ -112,6 +112,19 @@ def test_the_critic_of_another_task():
         start(0, (first,), spec, dataset(), {"online": lent})
     with pytest.raises(ConfigError, match="leave `out` out"):
         segue.train((first,), task="point-wall", lend={"elsewhere": lent}, out="never")
+    with pytest.raises(ConfigError, match=r"\['nobody'\] are the source of no phase"):
+        start(0, (first,), spec, dataset(), {"elsewhere": lent, "nobody": lent})
+    with pytest.raises(ConfigError, match=r"no states of learners; give the result's `state`"):
+        start(0, (first,), spec, dataset(), {"elsewhere": object()})
+
+
+@pytest.mark.parametrize(
+    "method", ["cql", "calql", "gcql", "o3f", "cql-br", "off2on", "upq", "iql", "pex", "redq-offline"]
+)
+def test_every_method_may_go_online_with_a_new_critic(method):
+    task = get("point-wall")
+    offline, online = phases_of(method, task, 20, 20)
+    start(0, (offline, replace(online, transition=Reset(online.transition, ("critic",)))), task.spec, task.dataset)
 
 
 def test_a_critic_that_does_not_fit_is_refused_before_the_first_phase():

@@ -5,9 +5,11 @@ learner does not have, a ConfigError). `fits` says which is which, from what the
 """
 
 from functools import cache, partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from zoo import HIDDEN, SPEC, ZOO, bc, cql, dt, iql, odt, redq, sac, td3
 
@@ -15,7 +17,7 @@ from segue.bonuses import Nothing
 from segue.errors import ConfigError, HandoverError
 from segue.learners import BC, CQL, DT, IQL, ODT, PEX, SAC, TD3, Expand, Many, Merge, Standardise
 from segue.phases import Parts, Work, update_once
-from segue.replays import Sequences, Symmetric, Uniform
+from segue.replays import Balanced, OnlineOffline, Sequences, Symmetric, Uniform
 from segue.replays.sequences import Closed
 from segue.store import Affine, make_store
 from segue.transitions import Carry, CarryPolicy, Fresh, Reset
@@ -46,7 +48,12 @@ TRANSITIONS = {
     "expand": Expand(),
     "merge": Merge(),
 }
-REPLAYS = {"uniform": Uniform(), "symmetric": Symmetric(0.5), "online": Symmetric(0.0)}
+REPLAYS = {
+    "uniform": Uniform(),
+    "symmetric": Symmetric(0.5),
+    "online-offline": OnlineOffline(0.5, recent=4, after=2),
+    "balanced": Balanced(first=4, batch_size=8, hidden=(8,)),
+}
 KEY = jax.random.key(0)
 COMBINATIONS = [(o, t, n) for o in OFFLINE for t in TRANSITIONS for n in ZOO]
 
@@ -117,9 +124,15 @@ def abstract(learner):
     return jax.eval_shape(partial(learner.init, spec=SPEC), KEY)
 
 
+DATA = SimpleNamespace(
+    **{name: np.zeros((6, width), np.float32) for name, width in (("obs", 3), ("action", 2), ("next_obs", 3))},
+    **{name: np.zeros(6, np.float32) for name in ("reward", "terminal", "timeout", "step")},
+)
+
+
 @cache
 def store():
-    return jax.eval_shape(lambda: make_store(SPEC, None, 8))
+    return jax.eval_shape(lambda: make_store(SPEC, DATA, 8))
 
 
 UPDATED = set()  # (learner, replay, shapes) that have gone through
@@ -136,7 +149,7 @@ def check_update(learner, state):
         if signature in UPDATED:
             continue
         work = Work(learner, replay, Nothing(), Affine(), 8)
-        rstate = Closed(jnp.int32(0)) if learner.windows else ()
+        rstate = Closed(jnp.int32(0)) if learner.windows else jax.eval_shape(partial(replay.init, KEY, SPEC), store())
         parts, info = jax.eval_shape(partial(update_once, work), store(), Parts(state, rstate, ()), KEY)
         assert jax.tree.structure(parts.learner) == jax.tree.structure(state)
         shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(parts.learner)]

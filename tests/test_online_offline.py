@@ -1,6 +1,6 @@
 """APL's buffer: which rows a batch is of, when, how often, and what its weight does to a learner."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import jax
@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import chisquare
+from test_phases import dataset as phase_data
+from test_phases import follow
 from test_store import SPEC, dataset, filled, row
 from zoo import ROWS, batch_for, calql, close, cql, gcql, redq, same
 from zoo import SPEC as ZOO_SPEC
@@ -15,10 +17,11 @@ from zoo import SPEC as ZOO_SPEC
 from segue.errors import ConfigError
 from segue.losses import Mean, RandomMin
 from segue.optim import CHUNKS, chunks, descend, trained
-from segue.phases import Block, Work, draw_rows
+from segue.phases import Block, Phase, Settings, Work, draw_rows
 from segue.recipes import phases_of
 from segue.replays import OnlineOffline
 from segue.store import Affine, make_store
+from segue.types import Learner, Trained
 
 KEY = jax.random.key(0)
 KEYS = jax.random.split(KEY, 400)
@@ -99,6 +102,34 @@ def test_the_weight_reaches_the_batch():
     for p, w in ((0.0, 1.0), (1.0, 0.0)):
         indices, weight = replace(buffer, p=p).indices((), store, KEY, 8)
         np.testing.assert_array_equal(store.at(indices, Affine(), weight).weight, w)
+
+
+@dataclass(frozen=True)
+class Weigher(Learner):
+    """Learns nothing; its metric is the mean weight of its rows."""
+
+    def init(self, key, spec):
+        return Trained(jnp.zeros(1), ())
+
+    def update(self, state, batch, key):
+        return state, {"weight": batch.weight.mean()}
+
+    def policy(self, state, obs, key, greedy=False):
+        return jnp.zeros(1)
+
+
+@pytest.mark.parametrize(("p", "weight"), [(0.0, 1.0), (1.0, 0.0)])
+def test_the_weight_goes_through_the_loop(p, weight):
+    """From the third row on all batches are of the newest rows where p is 1; offline never."""
+    replay = OnlineOffline(p, recent=4, after=2)
+    phases = (
+        Phase("offline", Weigher(), 4, replay=replay, batch_size=8),
+        Phase("online", Weigher(), 12, online=True, replay=replay, batch_size=8, updates=Block(4, 4)),
+    )
+    rows = follow(*phases, data=phase_data(), settings=Settings(eval_episodes=0, log_every=4))[1]
+    seen = {(r["phase"], r["step"]): r["metrics"]["weight"] for r in rows if r["kind"] == "train"}
+    assert seen["offline", 4] == 1.0
+    assert seen["online", 12] == weight
 
 
 @pytest.mark.parametrize(("field", "value"), [("p", -0.1), ("p", 1.5), ("recent", 0), ("after", -1)])

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from test_bad_input import command, run_args
 import segue
 from segue import dynamics, overrides, recipes, show, tasks
 from segue.errors import CheckpointError, ConfigError
-from segue.phases import Phase, Settings
+from segue.phases import Block, PerStep, Phase, Settings
+from segue.replays import Symmetric
 from segue.runs import run as runs
 from segue.runs import trust
 from segue.runs.group import cores, pin, resume_all
 from segue.runs.report import read_run, summarise
+from segue.transitions import Fresh
 
 SETTINGS = Settings(eval_every=10, eval_episodes=0, log_every=6)
 
@@ -176,6 +179,24 @@ def test_the_trial_of_a_cost_is_cut_by_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert 100 <= seen[0] < 1000
     assert 100 <= seen[1] < 2000
     assert 0 < found["hours"] < 10
+
+
+def test_blocks_of_updates_are_counted_in_a_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten updates a step, in blocks or after each step, cost the same; a longer first block is steps more."""
+    task = tasks.get("point-wall")
+    online = recipes.phases_of("cql-br", task, 100, 4000)[1]
+    small = replace(online.learner, hidden=(8,), critic_hidden=(8,))
+    blocks = replace(
+        online, learner=small, transition=Fresh(), replay=Symmetric(0.5), updates=Block(400, 4000, opening=10)
+    )
+    seen: list[Any] = []
+    run = show.run
+    monkeypatch.setattr(show, "run", lambda tried, *args: seen.append(tried[0].updates) or run(tried, *args))
+    monkeypatch.setattr(show, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(show, "_per_step", lambda *_: (1.0, 1.0))  # a second a step
+    found = show.cost(task, (blocks,))
+    assert seen[0] == PerStep(10.0)
+    assert found["hours"] * 3600 == pytest.approx(4000 + 9 * 400, rel=0.01)  # and evaluations
 
 
 def test_the_trial_of_a_cost_does_not_train_models_to_the_end(

@@ -7,8 +7,8 @@ One SAC run (128x128, seed 0), a run directory like any other: the same command 
 kept every 10,000 steps with the mean return of ten episodes with the policy's own action noise. *expert* is the best of
 the five best actors kept, measured again by 20 fresh episodes; *medium* the one of the early steps (`MEDIUM`) whose
 sampled score is nearest to that of D4RL's medium data; *replay-k* evenly spaced actors from before it, and from before
-the first that is clearly better, with *medium* as the last rung. Medium and expert are then measured once more, on episodes
-that chose nothing.
+the first that is clearly better, with *medium* as the last rung. Medium and expert are then measured once more, on
+episodes that chose nothing.
 """
 
 from __future__ import annotations

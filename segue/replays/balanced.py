@@ -52,7 +52,7 @@ class State(Module):
 @dataclass(frozen=True)
 class Balanced(Replay):
     online: float = 0.5  # ρ
-    first: int = 1000  # m, online rows at the first update
+    first: int = 1000  # m, online rows of this phase at its first update: the schedule's first block
     temperature: float = 5.0  # T
     batch_size: int = 256  # rows of either side for a step of w
     lr: float = 3e-4
@@ -70,7 +70,8 @@ class Balanced(Replay):
                 "data (`segue list`), or take another replay"
             )
         net = nets.mlp(key, (spec.obs_dim + spec.act_dim, *self.hidden, 1), head_gain=1e-2)
-        entry = jnp.float32(store.size_offline * self.online / ((1 - self.online) * self.first))
+        m = self.first + store.size_online  # rows of earlier phases count too
+        entry = store.size_offline * self.online / ((1 - self.online) * m)
         ring = jnp.where(jnp.arange(store.ring.capacity) < store.size_online, entry, 0)
         tree = sumtree.build(jnp.concatenate([jnp.ones(store.size_offline), ring]))
         return State(trained(Ratio(net)), tree, entry)

@@ -5,7 +5,8 @@ children, however often and in whatever order they were written: the tree is a f
 
 A row is found by walking down, with a new uniform number at every node. No running sum over all rows is formed, in
 which float32 would lose small priorities, and no single number has to tell a million rows apart. The number is compared
-with the share of the smaller side: that of a side far below the other's rounding is still taken, a sum of 0 never.
+with the share of the smaller side: that of a side far below the other's rounding is still taken, a sum of 0 never. A
+share is met up to 2^-23, the step of the numbers: a side smaller than that is drawn a little too often.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ def draw(tree: Float[Array, " 2L"], key: Key, n: int) -> Int[Array, " n"]:
 
 def write(tree: Float[Array, " 2L"], rows: Int[Array, " n"], priority: Float[Array, " n"]) -> Float[Array, " 2L"]:
     """The tree with these priorities at these rows; a row that is named twice gets the largest of its own."""
+    if rows.shape[0] == 1:  # XLA makes a write of one row another operation, and copies the tree for it at every level
+        rows, priority = jnp.repeat(rows, 2), jnp.repeat(priority, 2)
     node = tree.shape[0] // 2 + rows
     tree = tree.at[node].set(0).at[node].max(priority)  # in any order of writing the same
 
