@@ -94,21 +94,30 @@ FINDINGS: dict[str, dict[str, Arm]] = {  # arms in order
 
 
 def result(run: Path) -> dict:
-    """What is kept of a run: its evaluations, and what it takes to make it again."""
+    """What is kept of a run: its evaluations, its critics' values, and what it takes to make it again."""
     config = json.loads((run / "config.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [
         {k: row[k] for k in ("phase", "step", "mode", "score", "return")} for row in rows if row["kind"] == "evaluation"
     ]
+    values = [
+        {"phase": row["phase"], "step": row["step"], "q": m["critic/q"], "return": m["replay/return"]}
+        for row in rows
+        if row["kind"] == "train" and {"critic/q", "replay/return"} <= (m := row["metrics"]).keys()
+    ]
     kept = ("method", "seed", "digest", "commit", "versions", "threads", "machine", "dataset", "reference")
     kept += ("overrides", "settings")
     phases = [{k: p[k] for k in ("name", "steps", "online")} for p in config["phases"]]
-    return {k: config[k] for k in kept} | {
-        "task": config["task"]["name"],
-        "phases": phases,
-        "wall": rows[-1]["wall"],
-        "curve": curve,
-    }
+    return (
+        {k: config[k] for k in kept}
+        | {
+            "task": config["task"]["name"],
+            "phases": phases,
+            "wall": rows[-1]["wall"],
+            "curve": curve,
+        }
+        | ({"values": values} if values else {})
+    )
 
 
 EVALUATIONS = {"eval_episodes": 10}  # of records that do not say so
@@ -162,6 +171,20 @@ def markdown(data: Path, arms: list[str]) -> str:
         each = ", ".join(f"{x:.0f}" for x in returns)
         interval = between(f"{low:.0f}", f"{high:.0f}")
         lines.append(f"- {arm}: {interquartile_mean(returns):.0f}{interval} (per seed {each})")
+    valued = {arm: runs for arm in arms if "values" in (runs := records(data, arm))[0].config}
+    if valued:
+        lines += [
+            "",
+            "Value of the data's actions less the data's return-to-go, mean of the last row of pre-training:",
+            "",
+        ]
+    for arm, runs in valued.items():
+        last = [[v for v in r.config["values"] if v["phase"] == "offline"][-1] for r in runs]
+        gaps = np.array([v["q"] - v["return"] for v in last])
+        low, high = stratified_bootstrap(gaps)
+        each = ", ".join(f"{v['q']:.1f} - {v['return']:.1f}" for v in last)
+        interval = between(f"{low:.1f}", f"{high:.1f}")
+        lines.append(f"- {arm}: {interquartile_mean(gaps):.1f}{interval} (per seed {each})")
     return "\n".join(lines)
 
 
