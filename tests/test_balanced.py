@@ -264,7 +264,10 @@ def test_a_value_out_of_range_is_refused_by_name(field, value):
 # ---------------------------------------------------------------------------------------------------------- in the loop
 
 
-@pytest.mark.parametrize("updates", [PerStep(), PerStep(3), Block(10, 45, opening=2)], ids=str)
+SLOW = [pytest.param(updates, marks=pytest.mark.slow) for updates in (PerStep(), PerStep(3))]
+
+
+@pytest.mark.parametrize("updates", [*SLOW, Block(10, 45, opening=2)], ids=str)
 def test_in_the_loop(updates):
     """Every program learns it: a single update, several of a step, long blocks."""
     first = Phase("offline", online().learner, 20, batch_size=8)
