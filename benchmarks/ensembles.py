@@ -14,25 +14,11 @@ over that of its gemms alone, at the rate that a chain of 256^3 products reached
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from statistics import median
 
 import common
 
 RLPD, BARE, ONE = common.ENSEMBLES
-
-
-def timed(name: str, store: common.Store, form: str, steps: int) -> Callable[[], float]:
-    scanned = common.Scanned(name, store, form)
-    scanned(1)  # compiles
-
-    def once() -> float:
-        clock = time.perf_counter()
-        scanned(steps)
-        return (time.perf_counter() - clock) * 1e3 / scanned.steps
-
-    return once
 
 
 def main() -> None:
@@ -44,8 +30,8 @@ def main() -> None:
         args.rounds, args.steps = 1, 400
 
     machine, gemm, store = common.Machine(), common.Gemm(), common.offline_store()
-    forms = {name: timed(name, store, "auto", args.steps) for name in common.ENSEMBLES}
-    forms |= {f"{name}, plain": timed(name, store, "plain", args.steps) for name in (RLPD, BARE)}
+    forms = {name: common.timed(name, store, "auto", args.steps) for name in common.ENSEMBLES}
+    forms |= {f"{name}, plain": common.timed(name, store, "plain", args.steps) for name in (RLPD, BARE)}
     samples, rates = common.rounds(forms, args.rounds, before=gemm)
 
     of = lambda name: samples[name]

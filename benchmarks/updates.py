@@ -19,7 +19,6 @@ over that of its gemms alone, at the rate that a chain of 256^3 products reached
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -27,18 +26,6 @@ from statistics import median
 import common
 
 PEER = ".venv-peers/bin/python"
-
-
-def ours(name: str, store: common.Store, form: str, steps: int) -> Callable[[], float]:
-    scanned = common.Scanned(name, store, form)
-    scanned(1)  # compiles
-
-    def once() -> float:
-        clock = time.perf_counter()
-        scanned(steps)
-        return (time.perf_counter() - clock) * 1e3 / scanned.steps
-
-    return once
 
 
 def theirs(name: str, child: common.Child, steps: int) -> Callable[[], float]:
@@ -73,7 +60,7 @@ def main() -> None:
     table, data, gemms = [], {}, []
     for name in args.learners:
         share = min(1.0, 1000 / common.MFLOP[name])  # of the steps: fewer of the dear ones
-        forms = {form: ours(name, store, form, round(share * args.steps)) for form in ("auto", "plain")}
+        forms = {form: common.timed(name, store, form, round(share * args.steps)) for form in ("auto", "plain")}
         if child:
             forms["d3rlpy"] = theirs(name, child, max(1, round(share * args.peer_steps)))
         samples, rates = common.rounds(forms, args.rounds, before=gemm)

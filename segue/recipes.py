@@ -13,7 +13,7 @@ from typing import Any
 
 from segue.errors import ConfigError, nearest
 from segue.learners import BC, CQL, DT, IQL, MOPO, O3F, ODT, PEX, SAC, TD3, Expand, Many, Merge, Standardise
-from segue.losses import Aggregation, Bound, OwnPairMin, ReturnBound, Unbounded
+from segue.losses import Aggregation, OwnPairMin, ReturnBound
 from segue.phases import Block, PerEpisode, PerStep, Phase, Warmup
 from segue.presets import cql as cql_presets
 from segue.presets import dt as dt_presets
@@ -23,7 +23,7 @@ from segue.presets import rlpd as rlpd_presets
 from segue.presets.iql import reward as iql_reward
 from segue.replays import Balanced, Best, Decaying, OnlineOffline, Sequences, Symmetric
 from segue.transitions import Carry, Reset
-from segue.types import Transition
+from segue.types import Replay, Transition
 
 Phases = tuple[Phase, ...]
 Recipe = Callable[..., Phases]
@@ -134,38 +134,46 @@ def o3f(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000
 
 def cql(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
     """CQL, then CQL carried on with half of each batch from the dataset (Kumar et al. 2020)."""
-    return _conservative(task, Unbounded(), offline_steps, online_steps)
+    return _conservative(task, CQL(**preset("cql", task)), offline_steps, online_steps)
 
 
 def calql(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
     """CQL whose values are not pushed below the data's returns, then carried on (Nakamoto et al. 2023)."""
-    return _conservative(task, ReturnBound(), offline_steps, online_steps)
+    learner = CQL(**preset("cql", task), bound=ReturnBound())
+    return _conservative(task, learner, offline_steps, online_steps)
 
 
 def calql_uniform(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
     """Cal-QL that bounds the values of uniform actions too (Sobol Mark et al. 2023, app. B.3)."""
-    return _conservative(task, ReturnBound(uniform=True), offline_steps, online_steps)
+    learner = CQL(**preset("cql", task), bound=ReturnBound(uniform=True))
+    return _conservative(task, learner, offline_steps, online_steps)
 
 
 def calql_episodic(task: Any, offline_steps: int = 1_000_000, online_steps: int = 1_000_000) -> Phases:
     """Cal-QL in its authors' schedule: after each episode as many updates as it had steps."""
-    return _conservative(task, ReturnBound(), offline_steps, online_steps, PerEpisode(per_step=1))
+    learner = CQL(**preset("cql", task), bound=ReturnBound())
+    return _conservative(task, learner, offline_steps, online_steps, updates=PerEpisode(per_step=1))
 
 
 def _conservative(
-    task: Any, bound: Bound, offline_steps: int, online_steps: int, updates: PerStep | PerEpisode = STEPWISE
+    task: Any,
+    learner: CQL,
+    offline_steps: int,
+    online_steps: int,
+    replay: Replay | None = None,
+    updates: PerStep | PerEpisode | Block = STEPWISE,
 ) -> Phases:
-    learner, reward = CQL(**preset("cql", task), bound=bound), cql_presets.reward(task)
-    online = replace(learner, clone_steps=0)  # cloning is a start of the offline phase
+    """CQL, then CQL carried on; `replay` is by default an exact share from the dataset."""
+    reward = cql_presets.reward(task)
     return (
         Phase("offline", learner, offline_steps, reward=reward),
         Phase(
             "online",
-            online,
+            replace(learner, clone_steps=0),  # cloning is a start of the offline phase
             online_steps,
             online=True,
             transition=Carry(),
-            replay=Symmetric(cql_presets.mixing(task)),
+            replay=replay or Symmetric(cql_presets.mixing(task)),
             reward=reward,
             updates=updates,
         ),
@@ -174,21 +182,10 @@ def _conservative(
 
 def gcql(task: Any, offline_steps: int = 100_000, online_steps: int = 100_000) -> Phases:
     """APL: five CQL critics that learn from half the online batches, of recent rows, greedily (Zheng et al. 2023)."""
-    learner, reward = CQL(**preset("cql", task) | preset("gcql", task)), cql_presets.reward(task)
     cycle = max(1, min(1000, online_steps // 100))  # a hundred of them make the authors' online phase
-    return (
-        Phase("offline", learner, offline_steps, reward=reward),
-        Phase(
-            "online",
-            learner,
-            online_steps,
-            online=True,
-            transition=Carry(),
-            replay=OnlineOffline(p=0.5, recent=20 * cycle, after=10 * cycle),
-            reward=reward,
-            updates=Block(cycle, 10 * cycle),
-        ),
-    )
+    replay, updates = OnlineOffline(p=0.5, recent=20 * cycle, after=10 * cycle), Block(cycle, 10 * cycle)
+    learner = CQL(**preset("cql", task) | preset("gcql", task))
+    return _conservative(task, learner, offline_steps, online_steps, replay, updates)
 
 
 def off2on(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) -> Phases:
