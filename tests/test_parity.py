@@ -411,6 +411,14 @@ def cql_losses(z, at, info):
         yield info["critic/dual"], r("value/alpha_prime")
 
 
+def close(state, net, theirs, rtol, atol):
+    """One network of a learner's state is the recorded one, parameter by parameter."""
+    ours = getattr(state, net)
+    ours = ours if net == "target_critic" else ours.net
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=net)
+
+
 @pytest.mark.parametrize("name", CQL_RUNS)
 def test_cql_in_double_precision(name, monkeypatch):
     z = read(name)
@@ -419,11 +427,8 @@ def test_cql_in_double_precision(name, monkeypatch):
             for ours, theirs in cql_losses(z, f"f64/step{t}", info):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-7)
             for net, theirs in cql_nets(z, f"f64/step{t}/after", jnp.float64).items():
-                ours = getattr(state, net)
-                ours = ours if net == "target_critic" else ours.net
-                for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-                    # a step is 1e-4 or 3e-4 long: the floor is 1e-7 of the longer
-                    np.testing.assert_allclose(a, b, rtol=1e-7, atol=3e-11, err_msg=f"{net} after update {t}")
+                # a step is 1e-4 or 3e-4 long: the floor is 1e-7 of the longer
+                close(state, net, theirs, rtol=1e-7, atol=3e-11)
 
 
 @pytest.mark.parametrize("name", CQL_RUNS)
@@ -434,10 +439,7 @@ def test_cql_in_single_precision(name, monkeypatch):
         for ours, theirs in cql_losses(z, f"f64/step{t}", info):
             np.testing.assert_allclose(ours, theirs, rtol=3e-6)
     for net, theirs in cql_nets(z, f"f32/step{STEPS}/after", jnp.float32).items():
-        ours = getattr(out[-1][0], net)
-        ours = ours if net == "target_critic" else ours.net
-        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=3e-6, err_msg=net)
+        close(out[-1][0], net, theirs, rtol=0, atol=3e-6)
 
 
 # --------------------------------------------------------------------------------------------------------------- REDQ
@@ -554,11 +556,7 @@ def test_redq_in_double_precision(name, monkeypatch):
             for ours, theirs in redq_losses(z, f"f64/step{t}", info):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-7)
             for net, theirs in redq_nets(z, f"f64/step{t}/after", jnp.float64).items():
-                ours = getattr(state, net)
-                ours = ours if net == "target_critic" else ours.net
-                for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-                    # a step is 3e-4 long: the floor is 1e-7 of it
-                    np.testing.assert_allclose(a, b, rtol=1e-7, atol=3e-11, err_msg=f"{net} after update {t}")
+                close(state, net, theirs, rtol=1e-7, atol=3e-11)  # a step is 3e-4 long: the floor is 1e-7 of it
 
 
 @pytest.mark.parametrize("name", REDQ_RUNS)
@@ -569,7 +567,4 @@ def test_redq_in_single_precision(name, monkeypatch):
         for ours, theirs in redq_losses(z, f"f64/step{t}", info):
             np.testing.assert_allclose(ours, theirs, rtol=3e-6, atol=3e-7)  # the mean of Q is near 0 in one run
     for net, theirs in redq_nets(z, f"f32/step{len(out)}/after", jnp.float32).items():
-        ours = getattr(out[-1][0], net)
-        ours = ours if net == "target_critic" else ours.net
-        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=3e-6, err_msg=net)
+        close(out[-1][0], net, theirs, rtol=0, atol=3e-6)

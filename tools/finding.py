@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +57,7 @@ CONSERVATIVE = settings(
             "learner__hidden": "[64,64]",
             "learner__critic_hidden": "[64,64]",
             "learner__samples": "4",
+            "learner__gap": "null",
         }.items()
     }
 )
@@ -87,8 +89,8 @@ FINDINGS: dict[str, dict[str, Arm]] = {  # arms in order
         "odt": Arm("odt", REPLAY, (*steps(5000, 10_000, 2500), *settings(**ODT))),
     },
     "conservative": {
-        "cql": Arm("cql", REPLAY, (*steps(50_000, 30_000, 2000), *CONSERVATIVE)),
-        "calql": Arm("calql", REPLAY, (*steps(50_000, 30_000, 2000), *CONSERVATIVE)),
+        "cql": Arm("cql", "maze2d-umaze", (*steps(50_000, 30_000, 1000), *CONSERVATIVE)),
+        "calql": Arm("calql", "maze2d-umaze", (*steps(50_000, 30_000, 1000), *CONSERVATIVE)),
     },
 }
 
@@ -120,6 +122,7 @@ def result(run: Path) -> dict:
     )
 
 
+EARLY = 5000  # environment steps after the hand-over
 EVALUATIONS = {"eval_episodes": 10}  # of records that do not say so
 
 COLUMNS = {
@@ -145,6 +148,13 @@ def records(data: Path, arm: str) -> list[RunRecord]:
 def between(low: str, high: str) -> str:
     """An interval as it is printed; one seed has none."""
     return "" if "nan" in (low, high) else f" [{low}, {high}]"
+
+
+def of_seeds(values: Iterable[float]) -> str:
+    """Interquartile mean of one number a seed, and its interval."""
+    x = np.array([*values])
+    low, high = stratified_bootstrap(x)
+    return f"{interquartile_mean(x):.1f}{between(f'{low:.1f}', f'{high:.1f}')}"
 
 
 def markdown(data: Path, arms: list[str]) -> str:
@@ -180,47 +190,70 @@ def markdown(data: Path, arms: list[str]) -> str:
         ]
     for arm, runs in valued.items():
         last = [[v for v in r.config["values"] if v["phase"] == "offline"][-1] for r in runs]
-        gaps = np.array([v["q"] - v["return"] for v in last])
-        low, high = stratified_bootstrap(gaps)
         each = ", ".join(f"{v['q']:.1f} - {v['return']:.1f}" for v in last)
-        interval = between(f"{low:.1f}", f"{high:.1f}")
-        lines.append(f"- {arm}: {interquartile_mean(gaps):.1f}{interval} (per seed {each})")
+        lines.append(f"- {arm}: {of_seeds([v['q'] - v['return'] for v in last])} (per seed {each})")
+    if valued:
+        lines += ["", f"Mean greedy score of the first {EARLY:,} steps online, less the hand-over's:", ""]
+    for arm, runs in valued.items():
+        curves = [scores(r, "online") for r in runs]
+        less = [np.mean([y for x, y in c if 0 < x <= EARLY]) - dict(c)[0] for c in curves]
+        lines.append(f"- {arm}: {of_seeds(less)} (per seed {', '.join(f'{x:.1f}' for x in less)})")
     return "\n".join(lines)
 
 
-def picture(data: Path, arms: dict[str, Arm], file: Path) -> None:
-    """Greedy scores before and after the hand-over: thin lines are seeds, thick ones interquartile means.
+def scores(run: RunRecord, phase: str) -> list[tuple[int, float]]:
+    """Greedy score by step."""
+    return [(r["step"], r["score"]) for r in run.rows if (r["phase"], r["mode"]) == (phase, "greedy")]
 
-    An arm that starts from another's pre-training is drawn from the hand-over on.
+
+def gaps(run: RunRecord, phase: str) -> list[tuple[int, float]]:
+    """What the critic says of a batch's actions, less the return-to-go of their episodes, by step."""
+    return [(v["step"], v["q"] - v["return"]) for v in run.config.get("values", ()) if v["phase"] == phase]
+
+
+def picture(data: Path, arms: dict[str, Arm], file: Path) -> None:
+    """Greedy scores before and after the hand-over, values beneath where all arms have them.
+
+    Thin lines are seeds, thick ones interquartile means. An arm that starts from another's pre-training is drawn from
+    the hand-over on.
     """
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (before, after) = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
+    runs = {name: records(data, name) for name in arms}
+    drawn = [scores, gaps] if all("values" in r.config for of_arm in runs.values() for r in of_arm) else [scores]
+    size = (9, 1 + 3 * len(drawn))
+    figure, grid = plt.subplots(
+        len(drawn), 2, figsize=size, sharex="col", sharey="row", layout="constrained", squeeze=False
+    )
     for (name, arm), colour in zip(arms.items(), ("#0072B2", "#D55E00", "#009E73"), strict=False):
-        runs = records(data, name)
-        steps = {p["name"]: p["steps"] for p in runs[0].config["phases"]}
-        for phase, axes, unit in (("offline", before, steps.get("offline", 1) / 100), ("online", after, 1000)):
+        steps = {p["name"]: p["steps"] for p in runs[name][0].config["phases"]}
+        for phase, column, unit in (("offline", 0, steps.get("offline", 1) / 100), ("online", 1, 1000)):
             if phase not in steps or (phase == "offline" and arm.source):
                 continue
-            rows = [[r for r in run.rows if (r["phase"], r["mode"]) == (phase, "greedy")] for run in runs]
-            x, curves = [r["step"] / unit for r in rows[0]], np.array([[r["score"] for r in one] for one in rows])
-            axes.plot(x, curves.T, color=colour, alpha=0.3, linewidth=0.8)
-            axes.plot(x, interquartile_mean(curves, axis=0), color=colour, linewidth=2, marker=".", label=name)
-    config = records(data, next(iter(arms)))[0].config
+            for axes, curve in zip(grid[:, column], drawn, strict=True):
+                x, y = np.moveaxis(np.array([curve(run, phase) for run in runs[name]]), -1, 0)  # seeds x rows
+                axes.plot(x[0] / unit, y.T, color=colour, alpha=0.3, linewidth=0.8)
+                thick = {"marker": "."} if curve is scores else {}
+                axes.plot(x[0] / unit, interquartile_mean(y, axis=0), color=colour, linewidth=2, label=name, **thick)
+    config = runs[next(iter(arms))][0].config
     low, high = config["reference"]["minimum"], config["reference"]["maximum"]
     behaviour = 100 * (config["dataset"]["return_mean"] - low) / (high - low)
-    for axes, title, label in (
-        (before, "pre-training", "% of its batches"),
-        (after, "in the environment", "thousand environment steps"),
+    for column, title, label in (
+        (0, "pre-training", "% of its batches"),
+        (1, "in the environment", "thousand environment steps"),
     ):
-        axes.axhline(behaviour, color="grey", linestyle=":", label="mean of the data")
-        axes.set_title(title)
-        axes.set_xlabel(label)
-        axes.legend(frameon=False)
-    before.set_ylabel(f"greedy score ({config['reference']['name']})")
+        grid[0, column].axhline(behaviour, color="grey", linestyle=":", label="mean of the data")
+        grid[0, column].set_title(title)
+        grid[0, column].legend(frameon=False)
+        grid[-1, column].set_xlabel(label)
+    grid[0, 0].set_ylabel(f"greedy score ({config['reference']['name']})")
+    if gaps in drawn:
+        grid[1, 0].set_ylabel("critic's value less return-to-go")
+        for axes in grid[1]:
+            axes.axhline(0, color="grey", linestyle=":")
     figure.savefig(file, dpi=110, metadata={"Software": None})
 
 
