@@ -196,7 +196,7 @@ def markdown(data: Path, arms: list[str]) -> str:
         lines += ["", f"Mean greedy score of the first {EARLY:,} steps online, less the hand-over's:", ""]
     for arm, runs in valued.items():
         curves = [scores(r, "online") for r in runs]
-        less = [np.mean([y for x, y in c if 0 < x <= EARLY]) - dict(c)[0] for c in curves]
+        less = [float(np.mean([y for x, y in c if 0 < x <= EARLY])) - dict(c)[0] for c in curves]
         lines.append(f"- {arm}: {of_seeds(less)} (per seed {', '.join(f'{x:.1f}' for x in less)})")
     return "\n".join(lines)
 

@@ -22,7 +22,8 @@ Departures:
    frame (there centred, y falling with the row), D4RL's noise on the first state (there none on joints and speeds).
 2. From OGBench: the cells, the noises, the reward (0 and 1 for -1 and 0), the U maze, and 700 steps in it.
 3. From D4RL's data: rewards belong to each episode's own goal, as the task draws it, and not to one draw for all; an
-   episode that reaches it ends there; a target is drawn anew when it is reached.
+   episode that reaches it ends there; a target is drawn anew when it is reached. A recording is cut where the ant has
+   lain on its back for a second, from which this ant does not get up; the task itself goes on there.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ LIMITS = {"umaze": 700, "medium": 1000, "large": 1000}
 
 ROWS = 300_000
 PACKAGES = ("mujoco", "gymnasium")  # whose versions move the rows: the simulator, the body
-EPISODE = 1000  # steps, of the data
+EPISODE, ON_ITS_BACK = 1000, 20  # steps after which an episode of the data is cut
 NOISE = 0.2  # standard deviation on the steered ant's actions
 NEAR = 1.5  # a waypoint counts as reached within this distance
 STUCK, STALLED = 20, 0.5  # after so many steps within such a distance the ant goes another way,
@@ -100,7 +101,8 @@ class AntMaze:
 
     Observation [29] float64: x, y, height, orientation (w, x, y, z), 8 joint angles; then velocity, angular velocity
     about the torso's axes, 8 joint velocities; units, radians, seconds. Actions [8] in [-1, 1] are torques. Reward 1
-    and the end within 0.5 of `goal`, else 0. An episode begins in one of `starts` and is cut after `limit` steps.
+    and the end within 0.5 of `goal`, else 0. An episode begins in one of `starts` and is cut after `limit` steps, or
+    after `on_its_back` steps in a row with the torso upside down.
     ``info["episode"]`` of its last step holds ``success`` (0 or 1) and the ``distance`` to the goal in units.
 
     Raises ``ConfigError`` without MuJoCo or the body's package.
@@ -112,6 +114,7 @@ class AntMaze:
         body: Body = BODIES["gymnasium"],
         limit: int | None = None,
         starts: tuple[mazes.Cell, ...] = (mazes.START,),
+        on_its_back: int | None = None,
     ) -> None:
         from gymnasium.spaces import Box
 
@@ -125,6 +128,7 @@ class AntMaze:
         self.goal = np.zeros(2)  # (x, y) of the episode
         self._cell, self._starts = mazes.GOALS[maze], starts
         self._limit, self._time = LIMITS[maze] if limit is None else limit, 0
+        self._on_its_back, self._lain = on_its_back, 0
         self.spec = SimpleNamespace(max_episode_steps=self._limit)
         self.observation_space = Box(-np.inf, np.inf, (self.model.nq + self.model.nv,), np.float64)
         self.action_space = Box(-1.0, 1.0, (self.model.nu,), np.float32)
@@ -139,7 +143,7 @@ class AntMaze:
         self.data.qpos[:2] += FRAME.xy(start)
         self.data.qvel[:] = SPEED_NOISE * rng.standard_normal(self.model.nv)
         self._forward(self.model, self.data)
-        self._time = 0
+        self._time = self._lain = 0
         return self._observation(), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -149,7 +153,9 @@ class AntMaze:
         obs = self._observation()
         self._time += 1
         distance = math.hypot(*(obs[:2] - self.goal).tolist())
-        reached, cut = distance <= RADIUS, self._time >= self._limit
+        x, y = obs[4:6].tolist()
+        self._lain = self._lain + 1 if x * x + y * y > 0.5 else 0  # 1 - 2 (x^2 + y^2): height of the torso's up
+        reached, cut = distance <= RADIUS, self._time >= self._limit or self._lain == self._on_its_back
         ended = {"episode": {"success": float(reached), "distance": distance}}
         return obs, float(reached), reached, cut, ended if reached or cut else {}
 
@@ -249,7 +255,7 @@ def roll_out(
     policies.check(path, ["expert"])
     layout, name = mazes.layout(maze), dataset_id(maze, level)
     cells = PLAY[maze] if level == "play" else layout.free
-    env = AntMaze(maze, limit=EPISODE, starts=cells)
+    env = AntMaze(maze, limit=EPISODE, starts=cells, on_its_back=ON_ITS_BACK)
     steered = Steered(policies.levels["expert"], env.model)
     columns = made.collect(
         Environment(env, name),  # type: ignore[arg-type]
