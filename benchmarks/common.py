@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 
 from segue import phases  # noqa: E402
 from segue.bonuses import Nothing  # noqa: E402
-from segue.learners import CQL, IQL, SAC, TD3  # noqa: E402
+from segue.learners import CQL, IQL, SAC, TD3, Many  # noqa: E402
 from segue.losses import RandomMin, ReturnBound  # noqa: E402
 from segue.presets.rlpd import PAPER as RLPD  # noqa: E402
 from segue.replays import Uniform  # noqa: E402
@@ -46,8 +46,10 @@ ENSEMBLES = {
     "RLPD without LayerNorm": SAC(**RLPD | {"layer_norm": False}),
     "one critic": SAC(**RLPD | {"n_critics": 1, "backup": RandomMin(1)}),
 }
+AGENTS = {"five CQL agents": Many(CQL(), 5), "one CQL agent": CQL()}  # Off2OnRL's pre-training
 # of one critic step and a twentieth of a policy step; the target's critics that are not drawn are not evaluated
 MFLOP |= {"RLPD": 1222.8, "RLPD without LayerNorm": 1222.8, "one critic": 190.2}
+MFLOP |= {"five CQL agents": 5 * MFLOP["CQL"], "one CQL agent": MFLOP["CQL"]}
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
@@ -76,7 +78,7 @@ def offline_store(rows: int = ROWS, spec: Spec = SPEC) -> Store:
 
 def prepared(name: str, store: Store, spec: Spec = SPEC) -> tuple[phases.Work, phases.Parts, phases.Sums]:
     """What `update_many` takes: work, first parts, empty sums."""
-    work = phases.Work((LEARNERS | ENSEMBLES)[name], Uniform(), Nothing(), Affine(), BATCH)
+    work = phases.Work((LEARNERS | ENSEMBLES | AGENTS)[name], Uniform(), Nothing(), Affine(), BATCH)
     parts = phases.Parts(work.learner.init(jax.random.key(0), spec), (), ())
     metrics = jax.eval_shape(lambda p, k: phases.update_once(work, store, p, k), parts, jax.random.key(1))[1]
     return work, parts, phases.blank_sums(metrics)

@@ -157,7 +157,7 @@ class Run(Choice):
     """copies of the metrics for other viewers; metrics.jsonl is always written"""
 
     def __call__(self) -> int:
-        from segue.phases import Settings
+        from segue.phases import Settings, start
         from segue.runs.group import resume_all
         from segue.runs.run import create, make_config
 
@@ -167,6 +167,8 @@ class Run(Choice):
         task, phases, changed = self.resolve(None if self.from_ is None else _source(self.from_, self.seeds[0]))
         settings = Settings(eval_every=self.eval_every, eval_episodes=self.eval_episodes, log_every=self.log_every)
         group = self.out or Path("runs") / f"{self.method}-{task.name.replace('/', '-').replace(':', '-')}"
+        if not group.exists():  # nothing is left behind of phases that do not fit
+            start(self.seeds[0], phases, task.spec, None if task.load_dataset is None else task.dataset)
         folders = []
         cores = 1 if len(self.seeds) > 1 else None
         for seed in self.seeds:

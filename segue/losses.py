@@ -265,14 +265,6 @@ class First:
         return q[0]
 
 
-@dataclass(frozen=True)
-class Own:
-    """Each member its own value."""
-
-    def __call__(self, q: Array, key: Key) -> Array:
-        return q
-
-
 def _pair_min(q: Array) -> Array:
     if q.shape[0] % 2:
         raise ConfigError(f"pairs need an even number of critics, not {q.shape[0]}")

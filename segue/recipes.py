@@ -194,7 +194,7 @@ def off2on(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_00
 
 
 def upq(task: Any, offline_steps: int = 1_000_000, online_steps: int = 250_000) -> Phases:
-    """Off2OnRL whose critics share one target: the mean of the agents' values less their deviation (UPQ)."""
+    """Off2OnRL whose critics share one target: the mean of the agents' values less their deviation (survey slides)."""
     return _merged(task, preset("upq", task)["backup"], offline_steps, online_steps)
 
 

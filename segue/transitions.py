@@ -55,7 +55,8 @@ def _fit(name: str, new: Any, old: Any) -> Any:
         return jax.tree.unflatten(jax.tree.structure(new), jax.tree.leaves(old))
     raise HandoverError(
         f"{name!r} cannot be carried: the new phase has {_shapes(new)}; the pre-trained state has {_shapes(old)}. "
-        f"Give both phases the same sizes and head, or draw it anew: Reset(Carry(), nets=({name!r},))"
+        f"Give both phases the same sizes and head (--set phases.NAME... of both), or draw it anew: "
+        f"Reset(Carry(), nets=({name!r},))"
     )
 
 

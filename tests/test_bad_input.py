@@ -148,6 +148,13 @@ def test_out_cannot_be_made(refused, tmp_path):
     refused(*run_args(tmp_path / "file" / "run"), parts=["cannot be made", "choose another --out"])
 
 
+def test_phases_that_do_not_fit_leave_no_directory(refused, tmp_path):
+    args = run_args(tmp_path / "run", "--set", "phases.offline.learner.n_critics=5", method="cql")
+    err = refused(*args, parts=["'critic' cannot be carried", "--set phases.NAME... of both"])
+    assert "segue resume" not in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_from_refuses_what_does_not_fit(pretrained, refused, tmp_path):
     here = ["--from", str(pretrained)]
     refused(*run_args(tmp_path / "a", "--from", str(tmp_path)), parts=["--from", "no run lies there"])

@@ -30,8 +30,9 @@ def test_method_reference_is_up_to_date() -> None:
 
 
 def test_method_reference_has_every_page() -> None:
-    pages = {p.stem for p in (ROOT / "segue" / "learners").glob("*.py")} - {"__init__"}
-    assert set(tool("methods").PAGES) == pages
+    methods, pages = tool("methods"), lambda folder: {p.stem for p in (ROOT / "segue" / folder).glob("[a-z]*.py")}
+    assert set(methods.PAGES) == pages("learners")
+    assert set(methods.REPLAYS) == pages("replays") - {"episodes", "sumtree"}  # what replays are made of
 
 
 def test_readme_names_every_method() -> None:

@@ -118,13 +118,20 @@ def test_the_critic_of_another_task():
         start(0, (first,), spec, dataset(), {"elsewhere": object()})
 
 
-@pytest.mark.parametrize(
-    "method", ["cql", "calql", "gcql", "o3f", "cql-br", "off2on", "upq", "iql", "pex", "redq-offline"]
-)
-def test_every_method_may_go_online_with_a_new_critic(method):
+METHODS = ("cql", "calql", "calql-uniform", "calql-episodic", "gcql", "o3f", "cql-br", "off2on", "upq")
+METHODS += ("iql", "pex", "redq-offline")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_may_go_online_with_a_new_critic_and_after_a_burn_in(method):
     task = get("point-wall")
     offline, online = phases_of(method, task, 20, 20)
-    start(0, (offline, replace(online, transition=Reset(online.transition, ("critic",)))), task.spec, task.dataset)
+    anew = replace(online, transition=Reset(online.transition, ("critic",)))
+    start(0, (offline, anew), task.spec, task.dataset)
+    learner = online.learner
+    held = Hold(learner.base if method == "pex" else learner, KEPT[:1] if method in ("iql", "pex") else KEPT)
+    burn_in = replace(anew, name="burn-in", learner=replace(learner, base=held) if method == "pex" else held)
+    start(0, (offline, burn_in, replace(online, transition=Carry())), task.spec, task.dataset)
 
 
 def test_a_critic_that_does_not_fit_is_refused_before_the_first_phase():

@@ -602,7 +602,7 @@ def test_o3f_scores_may_be_bounds_from_above_but_not_one_a_member():
     learner, state = ZOO["o3f(cql)"], updated(ZOO["o3f(cql)"])[0]
     assert replace(learner, score=losses.MeanMinusStd(-2.0)).policy(state, OBS[0], KEY).shape == (2,)
     with pytest.raises(ConfigError, match="one value of all members"):
-        replace(learner, score=losses.Own()).policy(state, OBS[0], KEY)
+        replace(learner, score=losses.OwnPairMin()).policy(state, OBS[0], KEY)
 
 
 def test_o3f_refuses_by_name():

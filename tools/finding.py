@@ -181,6 +181,10 @@ def markdown(data: Path, arms: list[str]) -> str:
         each = ", ".join(f"{x:.0f}" for x in returns)
         interval = between(f"{low:.0f}", f"{high:.0f}")
         lines.append(f"- {arm}: {interquartile_mean(returns):.0f}{interval} (per seed {each})")
+    lines += ["", "Settings other than the recipe's:", ""]
+    for arm in arms:
+        changed = records(data, arm)[0].config["overrides"]
+        lines.append(f"- {arm}: " + (", ".join(f"`{k} = {json.dumps(v)}`" for k, v in changed.items()) or "none"))
     valued = {arm: runs for arm in arms if "values" in (runs := records(data, arm))[0].config}
     if valued:
         lines += [

@@ -9,10 +9,10 @@
     L_α' = -α' w E[ W (mean_j gap_j - τ) ]                                                                (7)
 
 Values of actions outside the data are pushed down, the data's up. τ = None fixes the weight: α' = 1, τ = 0. Without
-`importance` log p is 0 in (5) and the data's action joins the others. Cal-QL is the bound in (4), the return-to-go;
--inf is CQL. W is the row's weight, 0 in APL's greedy batches (`OnlineOffline`), else 1. All losses use old parameters.
+`importance` log p is 0 in (5), the data's action joins the others. Cal-QL: the bound in (4) is the return-to-go, up to
+any cut (no lower bound there); CQL: -inf. W is 0 in APL's greedy batches, else 1. All losses use old parameters.
 
-Departures: no learnable scale and offset of the log-deviation; rows of the open episode are drawn too, unbounded.
+Departures: the log-deviation is not scaled; rows of the open episode are drawn too, from the first on, unbounded.
 """
 
 from __future__ import annotations

@@ -113,7 +113,10 @@ class Expand:
     def __call__(self, learner: Learner, handover: Handover) -> tuple[State, Report]:
         pretrained, report = handover.pretrained, {}
         if not isinstance(learner, PEX):
-            raise HandoverError(f"Expand makes the first state of PEX, not of {type(learner).__name__}")
+            raise HandoverError(
+                f"Expand makes the first state of PEX, not of {type(learner).__name__}; to hold nets of it still, wrap "
+                "what it expands: PEX(Hold(...))"
+            )
         if pretrained is None or not hasattr(core(pretrained), "actor"):
             raise HandoverError("Expand needs a source phase whose learner has an actor")
         if not isinstance(core(pretrained).actor.net, nets.Actor):

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from segue.errors import within
 from segue.replays.uniform import uniform_below
 from segue.store import Store
 from segue.types import Key, Replay, split
@@ -27,8 +28,7 @@ class Symmetric(Replay):
     offline: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.offline <= 1:
-            raise ValueError(f"Symmetric.offline is a share in 0..1, not {self.offline}")
+        within(self, offline="[0, 1]")
 
     def indices(self, rstate: Any, store: Store, key: Key, n: int) -> tuple[Array, Array]:
         k_off, k_on = split(key)
