@@ -8,6 +8,7 @@ from scipy.stats import chisquare
 from test_store import SPEC, dataset, filled, row
 from zoo import redq
 
+from segue.errors import ConfigError
 from segue.phases import Work, draw_rows
 from segue.replays import Symmetric, Uniform
 from segue.store import Affine, make_store
@@ -99,5 +100,5 @@ def test_symmetric_of_nothing_is_online_only():
 
 @pytest.mark.parametrize("share", [-0.1, 1.5])
 def test_share_outside_is_named(share):
-    with pytest.raises(ValueError, match=r"share in 0\.\.1"):
+    with pytest.raises(ConfigError, match=r"Symmetric.offline"):
         Symmetric(share)
