@@ -295,6 +295,15 @@ def test_human_doors_relabelled(shared, tmp_path):
     assert again.info["transforms"] == ending.info["transforms"]
 
 
+def test_binary_rewards_are_refused_by_the_dense_task(tmp_path):
+    columns = {"observations": np.zeros((3, 39)), "actions": np.zeros((3, 28)), "rewards": np.ones(3)}
+    np.savez(tmp_path / "door.npz", **columns, terminals=np.zeros(3), timeouts=np.array([0, 0, 1]))
+    assert tasks.get("door", dataset=tmp_path / "door.npz").dataset.reward.tolist() == [1, 1]
+    tasks.write_npz(tasks.get("door-binary", dataset=tmp_path / "door.npz").dataset, tmp_path / "binary.npz")
+    with pytest.raises(DataError, match="has the rewards of 'door-binary', and 'door' learns from the recorded ones"):
+        _ = tasks.get("door", dataset=tmp_path / "binary.npz").dataset
+
+
 def test_rows_of_another_skill_are_refused(tmp_path):
     columns = {"observations": np.zeros((3, 39)), "actions": np.zeros((3, 28)), "rewards": np.zeros(3)}
     np.savez(tmp_path / "door.npz", **columns, terminals=np.zeros(3), timeouts=np.array([0, 0, 1]))

@@ -477,7 +477,7 @@ def test_chosen_cells_are_free_and_hold_start_and_goal():
         assert {mazes.START, mazes.GOALS[maze]} <= set(cells)
 
 
-def test_goal_missing(behaviours, monkeypatch):
+def test_goal_missing(behaviours, monkeypatch, tmp_path):
     data = antmaze.roll_out("large", "diverse", 40)
     obs = data.obs.copy()
     obs[10:15, :2] = [[32, 24], [34.4, 24], [34.6, 24], [32, 21.6], [30, 22]]
@@ -487,6 +487,10 @@ def test_goal_missing(behaviours, monkeypatch):
     dropped = ((obs[:, :2].astype(float) - [32, 24]) ** 2).sum(1) <= 2.5**2
     assert dropped[10:15].tolist() == [True, True, False, True, False]
     np.testing.assert_array_equal(kept.obs, obs[~dropped])
+    tasks.write_npz(replace(data, obs=obs), tmp_path / "whole.npz")
+    of_file = tasks.get("antmaze-large-goal-missing", dataset=tmp_path / "whole.npz").dataset
+    np.testing.assert_array_equal(of_file.obs, kept.obs)
+    assert of_file.info["transforms"] == kept.info["transforms"]
 
 
 def test_catalogue(behaviours):

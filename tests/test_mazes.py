@@ -347,6 +347,11 @@ def test_tasks_of_the_family(name, monkeypatch, tmp_path):
         assert record["dropped"] == 3000 - data.size > 0
         tasks.write_npz(data, tmp_path / "a.npz")
         assert tasks.read(tmp_path / "a.npz").info["transforms"] == [record]
+        tasks.write_npz(tasks.get("maze2d-large").dataset, tmp_path / "whole.npz")
+        for file in ("whole.npz", "a.npz"):  # a file's regions go too, once
+            rows = tasks.get(name, dataset=tmp_path / file).dataset
+            np.testing.assert_array_equal(rows.obs, data.obs)
+            assert rows.info["transforms"] == [record]
 
 
 def test_d4rl_files_pay_for_the_step(tmp_path):

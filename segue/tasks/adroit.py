@@ -28,7 +28,7 @@ from segue.tasks.dataset import Dataset
 from segue.tasks.environment import Environment, registered
 from segue.tasks.formats.common import Reading
 from segue.tasks.made import Making
-from segue.tasks.success import Success, relabelled
+from segue.tasks.success import Success, as_recorded, relabelled
 from segue.tasks.task import Reference, Task, never
 
 CONVENTIONS = {
@@ -158,7 +158,7 @@ def task(name: str, making: Making) -> Task:
         horizon=skill.horizon,
         terminates=never if ending is None else lambda _obs, _action, next_obs: ending(next_obs),
         reading=Reading(clip_actions=True),  # human actions exceed 1
-        relabel=relabel if binary else None,
+        relabel=relabel if binary else lambda dataset: as_recorded(dataset, name),
     )
 
 

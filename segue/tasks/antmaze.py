@@ -345,6 +345,7 @@ def task(name: str, making: Making) -> Task:
         load = lambda: goal_missing(making)
     elif level in LEVELS:
         load = lambda: cached(maze, level, making=making)
+    arrived = lambda dataset: filters.once(first_arrivals(dataset), filters.NAMED[name])
     body = BODIES["ogbench" if level == "ogbench" else "gymnasium"]
     return Task(
         name=name,
@@ -358,5 +359,5 @@ def task(name: str, making: Making) -> Task:
         act_dim=8,
         horizon=LIMITS[maze],
         reading=D4RL,
-        relabel=first_arrivals,
+        relabel=arrived if level == MISSING else first_arrivals,
     )

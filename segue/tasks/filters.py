@@ -150,10 +150,22 @@ def apply(dataset: Dataset, filters: Iterable[Filter]) -> Dataset:
     return dataset
 
 
+def once(dataset: Dataset, one: Filter) -> Dataset:
+    """The dataset after a filter; itself if it went through it before."""
+    return dataset if _went_through(dataset, one) else apply(dataset, [one])
+
+
+def _record(one: Filter) -> dict[str, Any]:
+    return {"kind": one.word, **_listed(asdict(one))}
+
+
+def _went_through(dataset: Dataset, one: Filter) -> bool:
+    return any(_record(one).items() <= found.items() for found in dataset.info.get("transforms", []))
+
+
 def _applied(dataset: Dataset, one: Filter) -> Dataset:
-    record: dict[str, Any] = {"kind": one.word, **_listed(asdict(one))}
-    before = list(dataset.info.get("transforms", []))
-    if any(record.items() <= found.items() for found in before):
+    record, before = _record(one), list(dataset.info.get("transforms", []))
+    if _went_through(dataset, one):
         raise DataError(f"{dataset.name}: went through filter {one.text!r} already; apply it once")
     keep = ~one.dropped(dataset)
     kept = int(keep.sum())

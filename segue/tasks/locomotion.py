@@ -37,10 +37,10 @@ from segue.tasks.task import Reference, Task, never
 
 LEVELS = {
     "random": "uniform actions",
-    "medium": "a policy stopped about halfway",
+    "medium": "a policy from early in the training",
     "medium-replay": "policies from training up to the medium one, one per episode",
     "medium-expert": "half medium, half expert",
-    "expert": "the policy at the end of training",
+    "expert": "the best policy of the training",
 }
 ROWS = 100_000
 PACKAGES = ("mujoco", "gymnasium")  # whose versions move the rows: the simulator; the bodies and their rewards

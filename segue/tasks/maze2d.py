@@ -217,4 +217,5 @@ def task(name: str, making: Making) -> Task:
         horizon=maze.horizon,
         terminates=never,
         reading=D4RL,
+        relabel=(lambda dataset: filters.once(dataset, filters.NAMED[name])) if level == MISSING else None,
     )

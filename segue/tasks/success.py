@@ -51,6 +51,17 @@ class Success:
 KIND = "relabelled"
 
 
+def as_recorded(dataset: Dataset, task: str) -> Dataset:
+    """The dataset, for a task that takes a file's own rewards. Raises ``DataError`` if it has those of another task."""
+    for x in dataset.info.get("transforms", []):
+        if x.get("kind") == KIND:
+            raise DataError(
+                f"{dataset.name}: has the rewards of {x.get('task')!r}, and {task!r} learns from the recorded ones; "
+                "begin with the file before that"
+            )
+    return dataset
+
+
 def relabelled(dataset: Dataset, reward: np.ndarray, terminal: np.ndarray, task: str) -> Dataset:
     """The dataset with the rewards [N] and the ends [N] bool of `task`, as ``info["transforms"]`` tells; the dataset
     itself if it tells so already.
