@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from segue import tasks
 from segue.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +40,13 @@ def test_method_reference_has_every_page() -> None:
 def test_readme_names_every_method() -> None:
     readme = (ROOT / "README.md").read_text()
     assert all(f"`{name}`" in readme for name in RECIPES)
+
+
+def test_every_dataset_that_segue_makes_has_its_statistics_and_picture() -> None:
+    told = json.loads((ROOT / "docs" / "datasets.json").read_text())
+    made = [name for name in tasks.names() if tasks.get(name).load_dataset is not None]
+    assert sorted(told) == sorted(made)
+    assert all((ROOT / "docs" / "pictures" / f"{name}.png").is_file() for name in made)
 
 
 def test_the_verdict_on_hopper_is_what_the_runs_say() -> None:

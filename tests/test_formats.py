@@ -851,10 +851,39 @@ def test_a_parquet_file_may_not_promise_more_than_it_holds(tmp_path, monkeypatch
         read(tmp_path / "a.parquet")
 
 
-def test_the_documented_converter_of_lerobot(tmp_path):
+def documented(name, folder):
+    """The converter of docs/formats.md whose first line says `name`, as a file."""
     text = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
-    script = next(part for part in text.split("```python\n")[1:] if "lerobot_to_parquet" in part).split("```")[0]
-    (tmp_path / "convert.py").write_text(script, encoding="utf-8")
+    script = next(part for part in text.split("```python\n")[1:] if name in part).split("```")[0]
+    (folder / "convert.py").write_text(script, encoding="utf-8")
+    return folder / "convert.py"
+
+
+def test_the_documented_converter_of_rlds(tmp_path):
+    """With a stand-in for tensorflow_datasets: one episode that ends, one that is cut."""
+    stand_in = """
+def load(name, split):
+    assert (name, split) == ("some/set", "train")
+    return [{"steps": [step(e, t) for t in range(3)]} for e in range(2)]
+
+as_numpy = iter
+
+def step(e, t):
+    at_end = {"is_last": t == 2, "is_terminal": t == 2 and e == 0}
+    return {"observation": [10.0 * e + t], "action": [0.1 * t], "reward": 1.0 * t, "is_first": t == 0, **at_end}
+"""
+    (tmp_path / "tensorflow_datasets.py").write_text(stand_in, encoding="utf-8")
+    command = [sys.executable, documented("rlds_to_npz", tmp_path), "some/set", tmp_path / "out.npz"]
+    subprocess.run(command, check=True, timeout=60, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    data = read(tmp_path / "out.npz")
+    assert data.obs[:, 0].tolist() == [0, 1, 10, 11]
+    assert data.next_obs[:, 0].tolist() == [1, 2, 11, 12]
+    assert data.reward.tolist() == [0, 1, 0, 1]
+    assert (data.terminal.tolist(), data.timeout.tolist()) == (flags(".t..").tolist(), flags("...t").tolist())
+
+
+def test_the_documented_converter_of_lerobot(tmp_path):
+    convert = documented("lerobot_to_parquet", tmp_path)
     for i, rewards in enumerate(([0.0, 1.0], None)):
         data = tmp_path / f"set{i}" / "data" / "chunk-000"
         data.mkdir(parents=True)
@@ -869,7 +898,7 @@ def test_the_documented_converter_of_lerobot(tmp_path):
             if rewards:
                 part |= {"next.reward": [0.0, 0.0, rewards[e]], "next.done": [False, False, e == 1]}
             pq.write_table(pa.table(part), data / f"episode_00000{e}.parquet")
-        command = [sys.executable, tmp_path / "convert.py", tmp_path / f"set{i}", tmp_path / f"out{i}.parquet"]
+        command = [sys.executable, convert, tmp_path / f"set{i}", tmp_path / f"out{i}.parquet"]
         subprocess.run(command, check=True, timeout=60)
     reading = Reading(episode="episode")
     marked = read(tmp_path / "out0.parquet", reading=reading)
