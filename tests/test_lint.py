@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segue.errors import DataError
-from segue.tasks import dataset_from_arrays, get
+from segue.tasks import dataset_from_arrays, get, read
 from segue.tasks.dataset import COLUMNS, D4RL
 from segue.tasks.lint import PIECE, SEVERITIES, lint
 
@@ -52,6 +52,16 @@ def test_cells_that_are_not_finite(value):
     columns["next_obs"] = columns["next_obs"].astype(np.float64)  # 1e39 is a number there, and none in float32
     columns["next_obs"][[16, 19, 39], 1] = value  # of ends: elsewhere it would be a jump too
     assert found(columns) == [("error", "not finite", "next_obs", 3, (16, 19, 39))]
+
+
+@pytest.mark.filterwarnings("error")
+def test_half_floats_are_compared_without_a_warning(tmp_path):
+    columns = {c: array.astype(np.float16) if array.dtype == np.float32 else array for c, array in clean().items()}
+    assert found(columns) == []
+    np.savez(tmp_path / "f16.npz", **columns)
+    assert read(tmp_path / "f16.npz").size == 60
+    columns["obs"][[0, 20], 2] = np.inf, np.nan  # starts of episodes: elsewhere it would be a jump too
+    assert found(columns) == [("error", "not finite", "obs", 2, (0, 20))]
 
 
 def test_only_the_first_rows_are_named():

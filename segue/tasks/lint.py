@@ -75,7 +75,8 @@ class _Range:
         self.bad = _Rows()
 
     def add(self, piece: np.ndarray, start: int) -> None:
-        low, high = piece.min(axis=0), piece.max(axis=0)  # NaN spreads
+        with np.errstate(over="ignore"):
+            low, high = (x.astype(np.float64) for x in (piece.min(axis=0), piece.max(axis=0)))  # NaN spreads
         if not (np.all(low >= -LARGEST) and np.all(high <= LARGEST)):
             with np.errstate(over="ignore"):
                 fine = np.isfinite(piece.astype(np.float32))
