@@ -635,7 +635,10 @@ def _manifest(console: Any, told: dict[str, Any]) -> None:
     line("hash", told["hash"])
     line("versions", _plain(told["versions"]))
     for key, value in told["info"].items():
-        if value is not None and key not in told:
+        if key == "record" and isinstance(value, dict) and isinstance(value.get("levels"), dict):
+            for level, measured in value["levels"].items():
+                line("level", f"{level}: {_plain(measured)}")
+        elif value is not None and key not in told:
             line(key, _plain(value))
 
 

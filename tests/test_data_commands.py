@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,6 +84,18 @@ def test_info_tells_the_manifest_and_draws_bars(said):
         assert re.search(rf"^  {length}  [█#]+ {count}$", out, re.M)
     code, out = said("info", "point-wall", "--json")
     assert json.loads(out)["hash"] == tasks.get("point-wall").dataset.hash
+
+
+def test_info_tells_the_levels_of_behaviours_and_json_their_curve(said):
+    curve = [{"step": step, "greedy": 1.5} for step in range(100)]
+    levels = {"medium": {"step": 30, "greedy": 1137.86}, "replay-0": {"step": 10, "greedy": 193.4}}
+    data = tasks.get("point-wall").dataset
+    record = {"learner": "SAC", "levels": levels, "curve": curve}
+    tasks.write(replace(data, info={**data.info, "record": record}), "trained.npz")
+    _, out = said("info", "trained.npz")
+    assert "level         medium: step 30, greedy 1,138\nlevel         replay-0: step 10, greedy 193.4\n" in out
+    assert max(map(len, out.splitlines())) < 120
+    assert json.loads(said("info", "trained.npz", "--json")[1])["info"]["record"]["curve"] == curve
 
 
 def test_bars_by_hand():
@@ -170,6 +183,7 @@ def test_check_reports_what_only_the_reader_refuses(said):
     assert code == 1
     assert "refused" in out
     assert "row 16 is terminal" in out
+    assert "--rewards transition" in out
 
 
 def test_import_of_a_table_and_export_back(said, tmp_path):

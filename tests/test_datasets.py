@@ -157,8 +157,8 @@ def test_actions_are_mapped_from_the_environments_box():
         ({"obs": [[0], [1], [1e300], [3]]}, ["'obs' has NaN or infinity", "row 2", "1 row"]),
         ({"action": [[0], [0], [1.5], [2]]}, ["'action' row 2 holds 1.5", "[-1, 1]", "2 rows"]),
         ({"terminal": [0, 0, 2, 1]}, ["'terminal' row 2 holds 2"]),
-        ({"terminal": None, "timeout": None}, ["no column 'terminal'", "max_episode_steps"]),
-        ({"next_obs": None, "timeout": None}, ["none 'timeout'", "time limit", "max_episode_steps"]),
+        ({"terminal": None, "timeout": None}, ["no column 'terminal'", "--env", "max_episode_steps"]),
+        ({"next_obs": None, "timeout": None}, ["none 'timeout'", "time limit", "--env", "max_episode_steps"]),
         ({"next_obs": None, "timeout": np.ones(4), "terminal": flags("...t")}, ["no next observation", "leaves 1 row"]),
     ],
 )

@@ -205,7 +205,7 @@ def test_a_reading_is_part_of_a_tasks_source(tmp_path):
 
 def test_human_actions_beyond_one_are_clipped_on_demand(tmp_path):
     path = hdf5(tmp_path / "door.hdf5", columns(action=[[-1.28], [0], [1.37], [1]]))
-    with pytest.raises(DataError, match=r"row 0 holds -1.28 .* \(2 rows in all\).*clip_actions=True"):
+    with pytest.raises(DataError, match=r"row 0 holds -1.28 .* \(2 rows in all\).*--clip-actions .`clip_actions=True`"):
         read(path)
     data = read(path, reading=Reading(clip_actions=True))
     assert data.action[:, 0].tolist() == [-1, 0, 1, 1]
@@ -253,7 +253,7 @@ def test_rewards_of_observations_with_next_observations_and_ends():
     assert data.next_obs[:, 0].tolist() == [1, 3]
     assert data.reward.tolist() == [1, 3]
     assert data.timeout.tolist() == [True, True]
-    with pytest.raises(DataError, match=r"row 3 is terminal.*rewards='transition'"):
+    with pytest.raises(DataError, match=r"row 3 is terminal.*--rewards transition .`rewards='transition'`"):
         dataset_from_arrays(columns(), "m", rewards="observation")
 
 
@@ -653,7 +653,7 @@ def archive(path, **changes):
 
 
 def test_ogbench_without_a_task_is_refused_with_the_way_out(tmp_path):
-    with pytest.raises(DataError, match="hold no rewards; name the single task"):
+    with pytest.raises(DataError, match=r"hold no rewards; name the single task.*--relabel antmaze-medium"):
         read(archive(tmp_path / "a.npz"))
 
 

@@ -182,14 +182,15 @@ def dataset_from_arrays(
     elif not flags and max_episode_steps is None:
         raise DataError(
             f"{name}: no column 'terminal' ('terminals') and none 'timeout' ('timeouts'), so the ends of episodes "
-            "are not known; add them, or give `max_episode_steps`"
+            "are not known; add them, or give the time limit (--env, `max_episode_steps`)"
         )
     elif "terminal" not in flags:
         report["assumed"] = "no terminal column: no row ends the MDP"
     if "next_obs" not in raw and "timeout" not in flags and max_episode_steps is None:
         raise DataError(
             f"{name}: no column 'next_obs' and none 'timeout', so a row after a time limit would pass for a successor; "
-            "add 'timeout' ('timeouts', all False if nothing was cut), or give `max_episode_steps`"
+            "add 'timeout' ('timeouts', all False if nothing was cut), or give the time limit (--env, "
+            "`max_episode_steps`)"
         )
 
     obs = _float32(raw.pop("obs"), known["obs"], name)
@@ -215,7 +216,7 @@ def dataset_from_arrays(
         if terminal.any():
             raise DataError(
                 f"{name}: row {int(np.argmax(terminal))} is terminal, and the reward of the observation that it leads "
-                "to is in no row; read the file with rewards='transition'"
+                "to is in no row; read the file with --rewards transition (`rewards='transition'`)"
             )
         reward = paid = np.append(paid[1:], np.float32(0))
         drop(timeout, "last of a cut episode: the reward of its step is in no row")
@@ -440,7 +441,7 @@ def _unit_actions(
         raise DataError(
             f"{name}: column {key!r} row {row} holds {float(array[row, i]):g} in entry {i}, outside "
             f"[{lo[i]:g}, {hi[i]:g}] ({_rows(int(outside.any(axis=1).sum()))} in all); give the bounds that they were "
-            "recorded with, or clip them: `clip_actions=True`"
+            "recorded with, or clip them: --clip-actions (`clip_actions=True`)"
         )
     rows = sum(int((np.abs(unit[piece]) > 1).any(axis=1).sum()) for piece in pieces(len(unit)))
     done.append({"kind": "actions_clipped", "rows": rows, "largest": max(-least, most)})

@@ -28,7 +28,7 @@ def load(path: Path, reading: Reading, narrow: bool) -> Raw:
     """
     if path.suffix.lower() != ".npz":
         raise DataError(
-            f"{path}: an archive of OGBench ends in .npz; give one, or say which kind of file this is (kind)"
+            f"{path}: an archive of OGBench ends in .npz; give one, or say which kind of file this is (--kind, `kind`)"
         )
     arrays, ignored = members(path, {*MEMBERS, *STATES}, narrow)
     for column in ("observations", "actions", "terminals"):
@@ -39,7 +39,7 @@ def load(path: Path, reading: Reading, narrow: bool) -> Raw:
     if "rewards" not in arrays and reading.task is None:
         raise DataError(
             f"{path}: OGBench's archives hold no rewards; name the single task that they are computed for, such as "
-            "task=antmaze-medium-singletask-v0"
+            "--relabel antmaze-medium-singletask-v0 (`task=...`)"
         )
     rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
     for key, array in arrays.items():
