@@ -356,6 +356,8 @@ class DataImport(Chosen):
 
     out: Path | None = None
     """the file to write, ending in .npz, or a folder ending in .segue"""
+    licence: str | None = None
+    """the licence of the data, where the file does not say it: its SPDX name, such as CC-BY-4.0, or a text"""
     force: bool = False
     """replace that file if it exists"""
 
@@ -370,6 +372,8 @@ class DataImport(Chosen):
         out = _free(self.out, "import", name, self.force, ".npz")
         if out.suffix.lower() not in (".npz", ".segue"):
             raise ConfigError(f"--out {out}: import writes .npz or .segue; for other formats: segue data export {name}")
+        if self.licence is not None and not self.licence.strip():
+            raise ConfigError("--licence is empty; give the licence's SPDX name, such as CC-BY-4.0, or leave it out")
         console = Console()
         limit_memory(self.file.memory_limit)
         if out.suffix == ".segue" and not tasks.formats.fits(tasks.formats.held(file, self._surroundings()[0])):
@@ -379,7 +383,7 @@ class DataImport(Chosen):
         if any(finding.severity == "error" for finding in findings):
             console.print("nothing was written", style="bold")
             return 1
-        dataset = _loaded(self.resolved("import"))
+        dataset = self._licensed(_loaded(self.resolved("import")))
         with waiting(f"writing {out}"), _set_aside(out):
             tasks.write(dataset, out)
         _written(console, dataset, out)
@@ -409,10 +413,11 @@ class DataImport(Chosen):
         relabel = None if task is None else task.relabel
 
         def fitting() -> Iterator[Dataset]:
-            for piece in pieces:
+            for number, piece in enumerate(pieces):
                 if task is not None:
                     task.fitting(piece)
-                yield piece if relabel is None else relabel(piece)
+                part = piece if relabel is None else relabel(piece)
+                yield part if number else self._licensed(part)  # the first one's info is that of all
 
         with _set_aside(out):
             tasks.formats.disk.write_pieces(fitting(), out)
@@ -420,6 +425,17 @@ class DataImport(Chosen):
         _next(console, f"segue data check {shlex.quote(str(out))}", "read in pieces; look at all of it with")
         self._run_next(console, out)
         return 0
+
+    def _licensed(self, dataset: Dataset) -> Dataset:
+        """The dataset under the licence that was given, else under its own."""
+        from segue.tasks.dataset import licensed
+
+        if self.licence is None:
+            return dataset
+        before = dataset.info.get("licence")
+        if before not in (None, self.licence):
+            note(f"the licence was {before!r} and is now {self.licence!r}")
+        return licensed(dataset, self.licence)
 
     def _run_next(self, console: Any, out: Path) -> None:
         task = self.task or (f"--env {self.env}" if self.env else "TASK")
@@ -609,9 +625,10 @@ def _manifest(console: Any, told: dict[str, Any]) -> None:
     spread = lambda x: (
         f"{_number(x['min'])} to {_number(x['max'])}, mean {_number(x['mean'])}, median {_number(x['median'])}"
     )
-    for key in ("name", "source", "format", "licence"):
-        if told.get(key) is not None and (key != "source" or told[key] != told["name"]):
+    for key in ("name", "source", "format"):
+        if told[key] is not None and (key != "source" or told[key] != told["name"]):
             line(key, str(told[key]))
+    line("licence", told["licence"] or "not recorded; --licence names it at import")
     for key in ("rows", "episodes", "terminals", "timeouts"):
         line(key, f"{told[key]:,}")
     for key in ("return", "length"):

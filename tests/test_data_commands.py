@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 import time
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from test_bad_input import command, refused  # noqa: F401  (a fixture)
@@ -16,7 +19,10 @@ import segue.api
 import segue.cli
 from segue import data_cli, tasks
 from segue.errors import ConfigError
+from segue.files import cache_root
 from segue.runs import run as runs
+from segue.tasks.dataset import D4RL
+from segue.tasks.made import LICENCE, QUIET, cached
 
 
 @pytest.fixture(autouse=True)
@@ -212,6 +218,45 @@ def test_import_of_a_table_and_export_back(said, tmp_path):
     assert tasks.read("folder").hash == mine.hash
 
 
+def test_a_licence_named_at_import_stays_with_the_data(said, capsys, monkeypatch):
+    data = clean()
+    with h5py.File("logs.hdf5", "w") as file:
+        for column, array in data.items():
+            file[D4RL[column]] = array
+    missing = "not recorded; --licence names it at import"
+    assert field(said("info", "logs.hdf5")[1], "licence") == missing
+    assert json.loads(said("info", "logs.hdf5", "--json")[1])["licence"] is None
+    for args in (
+        ["import", "logs.hdf5", "--out", "mine.npz", "--licence", "CC-BY-4.0"],
+        ["import", "mine.npz", "--out", "mine.segue"],
+        ["export", "mine.segue", "--out", "mine.csv"],
+        ["export", "mine.csv", "--out", "back.hdf5", "--filter", "truncate=9"],
+    ):
+        assert said(*args)[0] == 0
+        assert field(said("info", args[3])[1], "licence") == "CC-BY-4.0"
+    assert tasks.read("mine.segue").hash == tasks.read("logs.hdf5").hash
+    monkeypatch.setattr(tasks.formats, "fits", lambda _: False)  # so that it is brought over in pieces
+    monkeypatch.setattr(tasks.formats, "PIECES", 10**9)
+    assert command(monkeypatch, "data", "import", "back.hdf5", "--out", "pieces.segue", "--licence", "MIT") == 0
+    assert "note: the licence was 'CC-BY-4.0' and is now 'MIT'" in capsys.readouterr().err
+    assert tasks.manifest(tasks.read("pieces.segue"))["licence"] == "MIT"
+
+
+def test_sets_that_segue_makes_carry_its_licence(said):
+    with (Path(segue.cli.__file__).parents[1] / "pyproject.toml").open("rb") as file:
+        assert tomllib.load(file)["project"]["license"] == LICENCE
+    assert field(said("info", "point-wall")[1], "licence") == LICENCE
+
+    def make(_):
+        return replace(tasks.get("point-wall").dataset, info={})
+
+    for licence in ("made", "from the cache"):
+        assert cached("segue/x-v0", "x", {}, make, QUIET, ()).info["licence"] == LICENCE, licence
+    bare = replace(make(None), name="segue/x-v0")
+    tasks.write_npz(bare, cache_root() / "datasets" / "segue" / "x-v0.npz")  # as versions before this one did
+    assert cached("segue/x-v0", "x", {}, make, QUIET, ()).info["licence"] == LICENCE
+
+
 def test_nothing_is_overwritten_without_force(said, refused, tmp_path):  # noqa: F811
     (tmp_path / "there.npz").write_bytes(b"precious")
     np.savez("clean.npz", **clean())
@@ -244,6 +289,7 @@ def test_nothing_is_overwritten_without_force(said, refused, tmp_path):  # noqa:
         (["info", "point-wall", "--filter", "truncate=x"], ["'x' is no list of ints"]),
         (["import", "logs.csv"], ["takes --out FILE: segue data import logs.csv --out logs-new.npz"]),
         (["import", "point-wall", "--out", "a.npz"], ["named task: segue data make point-wall"]),
+        (["import", "logs.csv", "--out", "a.npz", "--licence", " "], ["--licence is empty", "CC-BY-4.0"]),
         (["import", "logs.csv", "--out", "a.hdf5"], ["import writes .npz", "segue data export"]),
         (["export", "point-wall"], ["takes --out FILE"]),
         (["export", "point-wall", "--out", "a.xyz"], ["a.xyz", ".parquet"]),

@@ -20,7 +20,7 @@ from test_datasets import flags
 
 from segue import tasks
 from segue.errors import ConfigError, DataError, SegueError
-from segue.tasks.dataset import COLUMNS, D4RL, Dataset, dataset_from_arrays
+from segue.tasks.dataset import COLUMNS, D4RL, Dataset, dataset_from_arrays, licensed
 from segue.tasks.formats import Reading, located, manifest, read, read_columns, write
 from segue.tasks.formats import table as tables
 from segue.tasks.formats.common import Sizes
@@ -98,12 +98,19 @@ def test_nothing_is_lost(tmp_path_factory, kind, data):
 
 def test_a_dataset_goes_through_every_format_and_stays_the_same(tmp_path):
     first = dataset_from_arrays(columns(action=np.linspace(-2, 2, 4)[:, None]), "x", action_low=-2, action_high=2)
-    dataset = first
-    for name in KEPT.values():
+    first = dataset = licensed(first, "MIT")
+    for name in (*KEPT.values(), "a.segue"):
         write(dataset, tmp_path / name)
         dataset = read(tmp_path / name)
     assert dataset.hash == first.hash
-    assert dataset.info == first.info == {"transforms": [{"kind": "actions_mapped", "low": [-2.0], "high": [2.0]}]}
+    mapped = {"kind": "actions_mapped", "low": [-2.0], "high": [2.0]}
+    assert dataset.info == first.info == {"transforms": [mapped], "licence": "MIT"}
+
+
+def test_a_licence_is_a_text(tmp_path):
+    write(dataset_from_arrays(columns(), "x", info={"licence": ["MIT"]}), tmp_path / "a.npz")
+    with pytest.raises(DataError, match="'licence' is no text"):
+        read(tmp_path / "a.npz")
 
 
 def test_long_infos_are_kept(tmp_path):
@@ -141,6 +148,8 @@ def test_manifest(tmp_path):
     told = json.loads(json.dumps(manifest(dataset, Reference("table", 0, 10)), allow_nan=False))
     assert told["format"] == "npz"
     assert told["source"] == "m.npz"
+    assert told["licence"] is None  # nothing is guessed
+    assert manifest(licensed(dataset, "CC-BY-4.0"))["licence"] == "CC-BY-4.0"
     assert (told["rows"], told["episodes"], told["terminals"], told["timeouts"]) == (4, 2, 1, 1)
     assert told["return"] == {"min": 3, "mean": 5.5, "median": 5.5, "max": 8, "std": 2.5}
     assert told["length"] == {"min": 2, "mean": 2, "median": 2, "max": 2, "std": 0}
@@ -405,6 +414,12 @@ def test_minari_loses_no_observation(tmp_path):
         assert data.timeout.tolist() == flags("..t..t").tolist()
     assert data.name == "ns/x-v0"
     assert data.info["transforms"] == [{"kind": "ends_found", "rows": 1, "rule": "the recording of the episode ends"}]
+
+
+def test_minari_names_a_licence_or_none(tmp_path):
+    for number, (told, wanted) in enumerate((({}, None), ({"license": "MIT"}, "MIT"), ({"licence": "X"}, "X"))):
+        path = folder(tmp_path / f"x-v{number}", [episode(3)], **told)
+        assert manifest(read(path))["licence"] == wanted
 
 
 def test_minari_dictionaries_flatten_in_sorted_order_or_as_chosen(tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
@@ -38,8 +38,8 @@ class Dataset:
     """Transitions in the order of their episodes, N rows.
 
     ``timeout`` marks every end of an episode that is not ``terminal``; the last row is always an end. ``info`` is
-    JSON-able: where the data came from, versions, and under ``transforms`` the list of what was done to the rows, in
-    order. Arrays are not to be written to.
+    JSON-able: where the data came from, versions, their ``licence``, and under ``transforms`` the list of what was done
+    to the rows, in order. Arrays are not to be written to.
     """
 
     obs: np.ndarray  # [N, obs_dim] float32
@@ -266,6 +266,11 @@ def closed(dataset: Dataset) -> Dataset:
 def renamed(dataset: Dataset, name: str) -> Dataset:
     """The same rows under another name."""
     return Dataset(*(getattr(dataset, column) for column in COLUMNS), name=name, info=dataset.info)
+
+
+def licensed(dataset: Dataset, licence: str) -> Dataset:
+    """The same rows under this licence (by its SPDX name where it has one), as ``info`` says from now on."""
+    return replace(dataset, info={**dataset.info, "licence": licence})
 
 
 def check_options(rewards: str, terminals: str) -> None:

@@ -21,10 +21,11 @@ import numpy as np
 
 from segue.errors import ConfigError, DataError
 from segue.files import cache_root
-from segue.tasks.dataset import COLUMNS, Dataset
+from segue.tasks.dataset import COLUMNS, Dataset, licensed
 from segue.tasks.formats import read, write_npz, writing
 
 GRID = 2.0**-12  # of the actions
+LICENCE = "Apache-2.0"  # of the sets, as of the project
 
 Progress = Callable[[int, int], None]
 Message = Callable[[str], None]
@@ -124,7 +125,7 @@ def cached(
         dataset = _verified(path, manifest, needed, packages, f"segue data make {task} --force", making)
         if dataset is not None:
             return compared(dataset, making)
-    dataset = make(making.progress)
+    dataset = licensed(make(making.progress), LICENCE)
     write_npz(dataset, path)
     with writing(manifest) as file:
         file.write(json.dumps({"hash": dataset.hash, **wanted, **versions}, indent=1).encode())
@@ -152,7 +153,7 @@ def _verified(
             )
             return None
     try:
-        dataset = read(path)
+        dataset = licensed(read(path), LICENCE)  # which sets made by an earlier version do not name
     except DataError as error:
         raise DataError(f"{error}; make the dataset again: {way_out}") from error
     if dataset.hash != recorded:

@@ -126,7 +126,7 @@ def detours(name: str, radius: float) -> Dataset:
             done += 1
     names = ("obs", "action", "reward", "next_obs", "terminal", "timeout")
     columns = {column: np.array(values) for column, values in zip(names, zip(*rows, strict=True), strict=True)}
-    info = {"source": f"segue/{name}-v0", "generator": GENERATOR, **made.installed()}
+    info = {"source": f"segue/{name}-v0", "licence": made.LICENCE, "generator": GENERATOR, **made.installed()}
     return dataset_from_arrays(columns, f"segue/{name}-v0", info=info)
 
 

@@ -179,12 +179,17 @@ def opened(text: Any, where: str) -> tuple[str, dict[str, Any]]:
 
 
 def checked_info(info: dict[str, Any], where: str) -> dict[str, Any]:
-    """The info of a file of our own, its transforms a list of objects with a kind. Raises ``DataError``."""
+    """The info of a file of our own, its transforms a list of objects with a kind, its licence a text, if any.
+
+    Raises ``DataError``.
+    """
     transforms = info.get("transforms", [])
     if not isinstance(transforms, list) or not all(
         isinstance(record, dict) and isinstance(record.get("kind"), str) for record in transforms
     ):
         raise DataError(f"{where}: 'transforms' is no list of objects, each with a 'kind'; export the dataset again")
+    if not isinstance(info.get("licence"), str | None):
+        raise DataError(f"{where}: 'licence' is no text; export the dataset again")
     return info
 
 

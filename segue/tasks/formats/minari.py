@@ -106,6 +106,9 @@ def load(path: Path, reading: Reading, narrow: bool) -> Raw:
     identity = str(metadata.get("dataset_id") or (folder.parent if folder.name == "data" else folder).name)
     info: dict[str, Any] = {"source": identity, "format": "minari"}
     info |= {key: value for key in TOLD if isinstance(value := metadata.get(key), str | int | float | list) and value}
+    licence = metadata.get("license") or metadata.get("licence")
+    if isinstance(licence, str):
+        info["licence"] = licence
     if transforms:
         info["transforms"] = transforms
     return Raw(columns, info, False, identity, _bounds(metadata.get("action_space"), folder))
