@@ -44,6 +44,11 @@ class FileFlags:
     for the shell: --columns 'obs=sensor_*' 'action=u_*' reward=r"""
     episode: str | None = None
     """the column of a table that numbers the episodes"""
+    action_low: Annotated[tuple[float, ...], arg(metavar="LOW")] = ()
+    """the least action that the recorded machine takes, in the file's units: one number, or one per entry; actions are
+    rescaled from there and --action-high to [-1, 1]"""
+    action_high: Annotated[tuple[float, ...], arg(metavar="HIGH")] = ()
+    """the largest action, with --action-low"""
     clip_actions: bool = False
     """clip actions outside their range (people's demonstrations) instead of refusing them"""
     rewards: str | None = None
@@ -74,6 +79,8 @@ class FileFlags:
             "kind": self.kind,
             "columns": columns or None,
             "episode": self.episode,
+            "action_low": self.action_low or None,
+            "action_high": self.action_high or None,
             "clip_actions": self.clip_actions or None,
             "rewards": self.rewards,
             "terminals": self.terminals,
@@ -157,7 +164,8 @@ class Chosen:
         reading, bounds, limit = self._surroundings()
         with waiting(f"reading {name}"):
             raw = read_columns(file, reading)
-        low, high = bounds or raw.bounds or (None, None)
+        given = None if raw.own else reading.bounds(*bounds or ())
+        low, high = given or raw.bounds or (None, None)
         findings = lint(
             raw.columns,
             own=raw.own,
@@ -195,7 +203,9 @@ class Chosen:
             return tasks.Reading.of(changes), None, None
         task = self._task()
         if self.task is not None:
-            return tasks.Reading.of({**task.reading.changes(), **changes}), None, task.horizon
+            reading = tasks.Reading.of({**task.reading.changes(), **changes})
+            reading.bounds(-1.0, 1.0)  # the box of every named task
+            return reading, None, task.horizon
         door = task.make_env()
         try:
             return tasks.Reading.of(changes), (door.action_low, door.action_high), task.horizon

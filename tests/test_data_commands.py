@@ -175,6 +175,31 @@ def test_check_takes_bounds_and_limits_from_the_environment(said):
     assert "nothing found" in out
 
 
+def test_actions_of_a_robot_without_an_environment(said, refused, tmp_path, monkeypatch):  # noqa: F811
+    data = clean()
+    np.savez("robot.npz", **data | {"action": 5 * (data["action"] + [1, 0])})  # 0 to 10, and -5 to 5
+    bounds = ["--action-low", "0", "-5", "--action-high", "10", "5"]
+    code, out = said("check", "robot.npz")
+    assert code == 1
+    assert "give the bounds that they were recorded with: --action-low and --action-high, or --env" in out
+    assert said("check", "robot.npz", *bounds)[0] == 0
+    refused("data", "check", "robot.npz", *bounds, "--env", "Pendulum-v1", parts=["[0, -5] to [10, 5]", "is -2 to 2"])
+    refused("data", "check", "robot.npz", *bounds, "--task", "point-wall", parts=["is -1 to 1", "segue data import"])
+    refused("data", "check", "robot.npz", "--action-low", "0", parts=["--action-low and --action-high", "give both"])
+    assert said("check", "robot.npz", "--action-low", "0", "--action-high", "10")[0] == 1
+    assert said("import", "robot.npz", *bounds, "--out", "mine.npz")[0] == 0
+    np.testing.assert_allclose(tasks.read("mine.npz").action, data["action"], atol=1e-6)
+    _, out = said("info", "mine.npz", *bounds)  # of our own file: nothing is rescaled again
+    assert field(out, "transform 1") == "actions_mapped low [0, -5], high [10, 5]"
+    assert "transform 2" not in out
+    args = ["run", "bc", "--dataset", "robot.npz", *bounds, "--eval-episodes", "0", "--out", "run"]
+    monkeypatch.setattr(segue.cli, "_execute", lambda _: 7)  # the run is made and not begun
+    assert command(monkeypatch, *args) == 7
+    config = runs.read_config(tmp_path / "run" / "seed-0")
+    assert config["task"]["source"]["reading"] == {"action_low": [0, -5], "action_high": [10, 5]}
+    assert runs.load_run(tmp_path / "run" / "seed-0")[3].dataset.hash == tasks.read("mine.npz").hash
+
+
 def test_check_names_a_misspelt_column(said):
     data = clean()
     np.savez("odd.npz", observation=data.pop("obs"), **data)

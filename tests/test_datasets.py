@@ -172,7 +172,7 @@ def test_bad_columns(changes, words):
 def test_too_few_rows_and_wrong_bounds():
     with pytest.raises(DataError, match="1 row; a dataset needs at least 2"):
         dataset_from_arrays(columns(1), "one")
-    with pytest.raises(DataError, match="has 1 actions per row, and the environment has 2"):
+    with pytest.raises(DataError, match=r"has 1 actions per row, and there are bounds for 2 .of the environment"):
         dataset_from_arrays(columns(), "dims", action_low=[-1, -1], action_high=[1, 1])
     with pytest.raises(DataError, match="must be finite"):
         dataset_from_arrays(columns(), "bounds", action_low=-np.inf, action_high=1)

@@ -168,6 +168,9 @@ def test_reading_is_json_and_checks_its_fields():
     reading = Reading(columns={"obs": "s_*"}, episode="e", clip_actions=True, terminal_reward=4.0)
     changes = json.loads(json.dumps(reading.changes()))
     assert changes == {"columns": {"obs": "s_*"}, "episode": "e", "clip_actions": True, "terminal_reward": 4.0}
+    bounded = Reading(action_low=[0, -1], action_high=np.float32(10))
+    assert bounded.changes() == {"action_low": [0.0, -1.0], "action_high": 10.0}
+    assert Reading.of(json.loads(json.dumps(bounded.changes()))) == bounded
     assert Reading.of(changes) == reading
     assert Reading().changes() == {}
     for bad, words in (
@@ -181,11 +184,44 @@ def test_reading_is_json_and_checks_its_fields():
         ({"episode": 3}, "episode is 3"),
         ({"clip_actions": 1}, "clip_actions is 1"),
         ({"terminal_reward": "4"}, "terminal_reward is '4'"),
+        ({"action_low": 0.0}, "--action-low and --action-high .* go together"),
+        ({"action_low": "0", "action_high": 1}, "action_low is '0'; give a finite number"),
+        ({"action_low": 0, "action_high": [1, float("inf")]}, "action_high is .*; give a finite number"),
+        ({"action_low": [], "action_high": 1}, "action_low is"),
+        ({"action_low": [0, 3], "action_high": [1, 3]}, "is 3 and --action-high 3 in entry 1 .*; low must lie below"),
+        ({"action_low": [0, 0], "action_high": [1, 1, 1]}, "has 2 numbers and --action-high 3"),
     ):
         with pytest.raises(ConfigError, match=words):
             Reading.of(bad)
     with pytest.raises(ConfigError, match="no set of fields"):
         Reading.of("x")
+
+
+def test_a_reading_rescales_actions_once(tmp_path):
+    file = tmp_path / "robot.npz"
+    np.savez(file, **columns(action=[[0, -1], [10, 1], [2.5, 0], [5, 0.5]]))
+    reading = Reading(action_low=[0, -1], action_high=[10, 1])
+    data = read(file, reading=reading)
+    assert data.action.tolist() == [[-1, -1], [1, 1], [-0.5, 0], [0, 0.5]]
+    assert data.info["transforms"] == [{"kind": "actions_mapped", "low": [0, -1], "high": [10, 1]}]
+    write(data, tmp_path / "own.npz")
+    assert read(tmp_path / "own.npz", reading=reading).info == data.info  # not once more
+    assert read(file, action_low=[0, -1], action_high=np.array([10, 1]), reading=reading).hash == data.hash
+    for low, high in ((0, 10), ([0, -1, 0], 1), (None, [10, 1])):
+        with pytest.raises(
+            ConfigError, match=r"--action-low .* are \[0, -1\] to \[10, 1\], and the box of the environ"
+        ):
+            read(file, action_low=low, action_high=high, reading=reading)
+    with pytest.raises(ConfigError, match=r"the box of the environment is -1 to 1; .*segue data import"):
+        tasks.get("point-wall", dataset=file, reading=reading)
+    with pytest.raises(DataError, match="has 2 actions per row, and there are bounds for 3"):
+        read(file, reading=Reading(action_low=[0, 0, 0], action_high=10))
+    narrow = {"action_low": -1, "action_high": [9, 1]}
+    with pytest.raises(
+        DataError, match=r"row 1 holds 10 in entry 0, outside \[-1, 9\] .*--action-low and --action-high"
+    ):
+        read(file, reading=Reading(**narrow))
+    assert kinds(read(file, reading=Reading(**narrow, clip_actions=True))) == ["actions_mapped", "actions_clipped"]
 
 
 def test_a_reading_is_part_of_a_tasks_source(tmp_path):

@@ -92,6 +92,8 @@ def test_actions_outside_their_bounds():
     assert "outside [-1, 1]; the file's actions run from -1.002 to 1.5" in lint(columns)[0].text
     assert found(columns, clip_actions=True)[0] == ("note", "action range", "action", 2, (3, 50))
     assert found(columns, action_low=-2, action_high=[2, 2]) == []
+    assert "outside the bounds of their entries" in lint(columns, action_low=-1, action_high=[1.1, 1.2])[0].text
+    assert "--action-low and --action-high, or --env" in lint(columns)[0].way_out
     assert found(columns, own=True, action_low=-2, action_high=2)[0][0] == "error"
 
 
@@ -100,6 +102,7 @@ def test_a_range_that_is_hardly_used():
     columns["action"][:, 1] *= 0.24  # -0.24 to 0.24 of -1 to 1
     assert found(columns) == [("warning", "range in use", "action", 1, ())]
     assert "entry 1 of 2 is within less than a quarter of their bounds: entry 1 runs from -0.2" in text(columns)
+    assert "--action-low and --action-high or --env" in text(columns)
     assert found(clean(), action_low=-3.9, action_high=3.9) == []
     assert found(clean(), action_low=[-4, -1], action_high=[4.1, 1])[0][:4] == ("warning", "range in use", "action", 1)
 

@@ -64,7 +64,8 @@ def get(
     """A named task. `progress(done, total)` counts rows while its dataset is made; `message` takes what is to be said
     about the cache (default: a Python warning); `force` makes the dataset anew. With `dataset` (a file) the task keeps
     its environment and its reference, and learns from those rows; `reading` says how the file is to be understood, by
-    default as the task's ``reading`` has it. Raises ``ConfigError`` for an unknown name.
+    default as the task's ``reading`` has it. Raises ``ConfigError`` for an unknown name, and bounds of actions that are
+    not the task's.
     """
     for family in FAMILIES:
         if name in family.catalogue():
@@ -75,6 +76,7 @@ def get(
     if dataset is None:
         return task
     path, how = located(dataset), task.reading if reading is None else reading
+    how.bounds(-1.0, 1.0)  # the box of every named task
     rows = lambda: read(path, max_episode_steps=task.horizon, reading=how)
     load = rows if (relabel := task.relabel) is None else lambda: relabel(rows())
     source = {**task.source, "dataset": str(path)} | ({} if reading is None else {"reading": reading.changes()})

@@ -423,7 +423,8 @@ def _unit_actions(
     except ValueError as error:
         bounds = max(np.size(bound) for bound in (low, high) if bound is not None)
         raise DataError(
-            f"{name}: column {key!r} has {dim} actions per row, and the environment has {bounds}"
+            f"{name}: column {key!r} has {dim} actions per row, and there are bounds for {bounds} (of the environment, "
+            "or --action-low and --action-high: one number, or one per entry)"
         ) from error
     if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
         raise DataError(
@@ -446,7 +447,8 @@ def _unit_actions(
         raise DataError(
             f"{name}: column {key!r} row {row} holds {float(array[row, i]):g} in entry {i}, outside "
             f"[{lo[i]:g}, {hi[i]:g}] ({_rows(int(outside.any(axis=1).sum()))} in all); give the bounds that they were "
-            "recorded with, or clip them: --clip-actions (`clip_actions=True`)"
+            "recorded with: --action-low and --action-high (`action_low`, `action_high`) or --env; or clip them: "
+            "--clip-actions (`clip_actions=True`)"
         )
     rows = sum(int((np.abs(unit[piece]) > 1).any(axis=1).sum()) for piece in pieces(len(unit)))
     done.append({"kind": "actions_clipped", "rows": rows, "largest": max(-least, most)})

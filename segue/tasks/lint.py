@@ -193,7 +193,10 @@ def _bounds(dim: int, low: Any, high: Any) -> tuple[np.ndarray, np.ndarray]:
         lo = np.broadcast_to(np.asarray(-1.0 if low is None else low, np.float64), (dim,))
         hi = np.broadcast_to(np.asarray(1.0 if high is None else high, np.float64), (dim,))
     except ValueError as error:
-        raise DataError(f"an action has {dim} entries, and the environment has another number of them") from error
+        raise DataError(
+            f"an action has {dim} entries, and the bounds (of the environment, or --action-low and --action-high) have "
+            "another number of them"
+        ) from error
     if not (np.isfinite(lo).all() and np.isfinite(hi).all() and (lo < hi).all()):
         raise DataError(f"action bounds are {lo.tolist()} and {hi.tolist()}; they must be finite, low below high")
     return lo, hi
@@ -246,9 +249,14 @@ def _actions(facts: _Facts, key: str, clip: bool) -> Iterator[Finding]:
     range_ = facts.ranges["action"]
     if not (range_.low <= range_.high).all():  # no finite number at all
         return
-    bounds = f"[{_list(f'{x:.4g}' for x in np.unique(facts.low))}, {_list(f'{x:.4g}' for x in np.unique(facts.high))}]"
+    lows, highs = np.unique(facts.low), np.unique(facts.high)
+    bounds = f"[{lows[0]:.4g}, {highs[0]:.4g}]" if len(lows) == len(highs) == 1 else "the bounds of their entries"
     seen = f"{range_.low.min():.4g} to {range_.high.max():.4g}"
-    severity, way_out = "error", "give the bounds that they were recorded with (--env), or --clip-actions"
+    severity, way_out = (
+        "error",
+        "give the bounds that they were recorded with: --action-low and --action-high, or --env",
+    )
+    way_out += "; --clip-actions only cuts off what lies outside"
     if clip and facts.farthest > LARGEST:
         way_out = "remove their episodes or mend the bounds: in units of these float32 cannot hold them"
     elif clip:
@@ -276,7 +284,9 @@ def _actions(facts: _Facts, key: str, clip: bool) -> Iterator[Finding]:
             f"{_entries(little, len(used))} within less than a quarter of their bounds: entry {i} runs from "
             f"{range_.low[i]:.4g} to {range_.high[i]:.4g} of [{facts.low[i]:.4g}, {facts.high[i]:.4g}]"
         )
-        way_out = "compare with the units of the environment: give its bounds with --env"
+        way_out = (
+            "compare with the units that were recorded: give their bounds, --action-low and --action-high or --env"
+        )
         yield Finding("warning", "range in use", key, len(little), (), text, way_out)
     share = facts.saturated / len(facts.gap)
     full = np.flatnonzero((share > SATURATED) & (used > 0))

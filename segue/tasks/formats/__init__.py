@@ -159,9 +159,9 @@ def read(
     """A dataset from a file, a folder, or ``minari:ID``.
 
     The keywords are those of `dataset_from_arrays`. Files that segue wrote hold the rows as they were: nothing is
-    mapped, clipped or cut again, whatever the bounds and the reading say. Without bounds those that the file declares
-    hold (Minari). Raises ``DataError`` for a missing, truncated or oversized file, pickled objects, and links out of
-    it.
+    mapped, clipped or cut again, whatever the bounds and the reading say. Without bounds, here or in the reading, those
+    that the file declares hold (Minari). Raises ``DataError`` for a missing, truncated or oversized file, pickled
+    objects, and links out of it, ``ConfigError`` for bounds here that are not the reading's.
     """
     found, kind, reading = _found(path, reading)
     if kind == "segue":
@@ -225,7 +225,7 @@ def _checked(
     if raw.own:
         parts = {_ours(key): value for key, value in raw.columns.items()}
         return renamed(closed(Dataset(**parts, name=str(found), info=raw.info)), name or raw.name)
-    low, high = (action_low, action_high) if raw.bounds is None or action_low is not None else raw.bounds
+    low, high = reading.bounds(action_low, action_high) or raw.bounds or (None, None)
     columns = dict(raw.columns)
     raw.columns.clear()  # so that a column is freed once it is not needed
     dataset = dataset_from_arrays(

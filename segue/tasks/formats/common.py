@@ -28,6 +28,57 @@ SUSPECT = 2**30, 1000  # bytes, times: columns larger than the first and packed 
 WANTED = {*COLUMNS, *D4RL.values()}  # names of columns that are read
 
 
+def _bound(name: str, value: Any) -> float | tuple[float, ...] | None:
+    """A bound of actions as a number, or as one number per entry. Raises ``ConfigError``."""
+    if value is None:
+        return None
+    try:
+        array = np.asarray(value)
+        good = array.dtype.kind in "iuf" and array.ndim <= 1 and array.size > 0 and bool(np.isfinite(array).all())
+    except ValueError:  # ragged
+        good = False
+    if not good:
+        raise ConfigError(f"reading: {name} is {value!r}; give a finite number, or one per entry of an action")
+    numbers = tuple(map(float, array.ravel()))
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _check_bounds(low: Any, high: Any) -> None:
+    """Raises ``ConfigError`` unless there are both or none, of one length, each low below its high."""
+    if low is None and high is None:
+        return
+    if low is None or high is None:
+        raise ConfigError(
+            "reading: --action-low and --action-high (`action_low`, `action_high`) go together; give both"
+        )
+    if np.ndim(low) and np.ndim(high) and len(low) != len(high):
+        raise ConfigError(
+            f"reading: --action-low has {len(low)} numbers and --action-high {len(high)} (`action_low`, "
+            "`action_high`); give one number for all entries of an action, or one per entry"
+        )
+    lows, highs = np.broadcast_arrays(np.atleast_1d(low), np.atleast_1d(high))
+    if (lows >= highs).any():
+        i = int(np.argmax(lows >= highs))
+        raise ConfigError(
+            f"reading: --action-low is {lows[i]:g} and --action-high {highs[i]:g} in entry {i} (`action_low`, "
+            "`action_high`); low must lie below high"
+        )
+
+
+def _agree(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> bool:
+    """Whether two pairs of bounds are the same, a number standing for every entry; up to rounding to float32."""
+    try:
+        return all(np.allclose(a, b, rtol=1e-6) for a, b in zip(ours, theirs, strict=True))
+    except ValueError:  # of other lengths
+        return False
+
+
+def _told(bound: Any) -> str:
+    """``0`` or ``[0, 0.5]``"""
+    values = [f"{x:g}" for x in np.atleast_1d(bound)]
+    return values[0] if len(set(values)) == 1 else f"[{', '.join(values)}]"
+
+
 @dataclass(frozen=True)
 class Reading:
     """How a file is to be understood. All values are JSON-able; `docs/formats.md` says which file wants what.
@@ -36,6 +87,8 @@ class Reading:
     ``columns``: our column -> patterns of the file's columns, several parted by commas, ``{"obs": "sensor_*"}``. For
     tables, and for the entries of Minari's Dict observations and actions.
     ``episode``: the column of a table that numbers the episodes.
+    ``action_low, action_high``: bounds of the file's actions as recorded, a number or one per entry; actions are mapped
+    from them to [-1, 1]. Given both or neither.
     ``clip_actions, rewards, terminals, terminal_reward``: as in `dataset_from_arrays`.
     ``task``: OGBench's environment id, or the name of one of its single-task data sets, whose rewards are computed.
 
@@ -45,6 +98,8 @@ class Reading:
     kind: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     episode: str | None = None
+    action_low: float | tuple[float, ...] | None = None
+    action_high: float | tuple[float, ...] | None = None
     clip_actions: bool = False
     rewards: str = "transition"
     terminals: str = "end"
@@ -67,6 +122,9 @@ class Reading:
         for name in ("episode", "task"):
             if not isinstance(getattr(self, name), str | None):
                 raise ConfigError(f"reading: {name} is {getattr(self, name)!r}; give a name")
+        for name in ("action_low", "action_high"):
+            object.__setattr__(self, name, _bound(name, getattr(self, name)))
+        _check_bounds(self.action_low, self.action_high)
         if not isinstance(self.clip_actions, bool):
             raise ConfigError(f"reading: clip_actions is {self.clip_actions!r}; give True or False")
         if not isinstance(self.terminal_reward, float | int | None):
@@ -75,10 +133,29 @@ class Reading:
     def changes(self) -> dict[str, Any]:
         """The fields that are not the default, JSON-able; `Reading.of` makes the reading again."""
         return {
-            f.name: dict(value) if f.name == "columns" else value
+            f.name: dict(value) if f.name == "columns" else list(value) if isinstance(value, tuple) else value
             for f in fields(self)
             if (value := getattr(self, f.name)) != getattr(PLAIN, f.name)
         }
+
+    def bounds(self, low: Any = None, high: Any = None) -> tuple[Any, Any] | None:
+        """Low and high of the file's actions: the reading's, and an environment's, `low` and `high`, which must agree.
+
+        None where neither has any. Raises ``ConfigError`` where they differ.
+        """
+        ours = None if self.action_low is None else (self.action_low, self.action_high)
+        if low is None and high is None:
+            return ours
+        theirs = (-1.0 if low is None else low, 1.0 if high is None else high)
+        if ours is not None and not _agree(ours, theirs):
+            told = [f"{_told(pair[0])} to {_told(pair[1])}" for pair in (ours, theirs)]
+            raise ConfigError(
+                f"reading: --action-low and --action-high (`action_low`, `action_high`) are {told[0]}, and the box of "
+                f"the environment is {told[1]}; leave them out if the file has the environment's units, else rescale "
+                "the file first, without the environment: segue data import FILE --action-low LOW --action-high HIGH "
+                "--out NEW.npz"
+            )
+        return theirs
 
     @staticmethod
     def of(changes: Any) -> Reading:
