@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,6 +88,18 @@ class FileFlags:
             "task": self.relabel,
         }
         return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def words(self) -> list[str]:
+        """The flags that were given, as the command line has them."""
+        words = []
+        for known in fields(FileFlags):
+            flag, value = "--" + known.name.replace("_", "-"), getattr(self, known.name)
+            if known.name == "filter":  # one word each
+                words += [word for one in value for word in (flag, one)]
+            elif value != known.default:
+                words += [flag] if value is True else [flag, *map(str, value if isinstance(value, tuple) else (value,))]
+        return words
 
     def task(self, name: str | None, env: str | None, file: str | None) -> Task:
         """The named task, or the one of `env` and `file`, its data read and filtered as the flags say.
@@ -340,12 +352,13 @@ class DataCheck(Chosen):
         show_findings(console, findings, name)
         if any(finding.severity == "error" for finding in findings):
             return 1
-        given = f" --task {self.task}" if self.task else f" --env {self.env}" if self.env else ""
-        way_on = f"segue data import {shlex.quote(name)}{given} --out {_stem(name)}-segue.npz"
+        given = f"--task {self.task}" if self.task else f"--env {self.env}" if self.env else ""
+        words = [*given.split(), *self.file.words, "--out", f"{_stem(name)}-segue.npz"]
+        way_on = shlex.join(["segue", "data", "import", name, *words])
         if file is None:
             way_on = f"segue data info {name}"
         elif Path(name).suffix == ".segue":
-            way_on = f"segue run METHOD {self.task or given.strip() or 'TASK'} --dataset {shlex.quote(name)}"
+            way_on = f"segue run METHOD {self.task or given or 'TASK'} --dataset {shlex.quote(name)}"
         _next(console, way_on)
         return 0
 
