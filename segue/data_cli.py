@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
 from segue.errors import ConfigError, DataError, nearest
+from segue.files import size_text
 
 if TYPE_CHECKING:
     from segue.tasks import Dataset, Reading, Task
@@ -256,9 +257,9 @@ class DataList:
         kept = sorted(path for path in root.rglob("*.npz") if not path.name.startswith("."))
         if kept:
             sizes = [path.stat().st_size for path in kept]
-            console.print(f"in the cache, {root} ({_bytes(sum(sizes))}):", style="bold", soft_wrap=True)
+            console.print(f"in the cache, {root} ({size_text(sum(sizes))}):", style="bold", soft_wrap=True)
             rows = [
-                (path.relative_to(root).with_suffix("").as_posix(), _cached_rows(path), _bytes(size))
+                (path.relative_to(root).with_suffix("").as_posix(), _cached_rows(path), size_text(size))
                 for path, size in zip(kept, sizes, strict=True)
             ]
             _table(console, rows, right=(1, 2))
@@ -369,7 +370,7 @@ class DataImport(Chosen):
     the actions in [-1, 1], with a record of everything that was done to it.
 
     Data larger than the memory go into a folder NAME.segue, from which runs train without holding them; a D4RL HDF5
-    file is brought there piece by piece.
+    file, or another such folder, is brought there piece by piece, for a task and through filters too.
 
     A table needs to know which columns are what:
     segue data import logs.csv --out logs.npz --columns 'obs=sensor_*' 'action=u_*' reward=r --episode run
@@ -417,22 +418,19 @@ class DataImport(Chosen):
         """The file into a folder of ours, a piece held at a time."""
         from segue import tasks
 
-        if self.file.filter:
-            raise ConfigError(
-                f"{name} is larger than the memory that may be used; import it without --filter, or allow more "
-                "(--memory-limit)"
-            )
+        filters = [tasks.filters.parse(word) for word in self.file.filter]
         reading, bounds, limit = self._surroundings()
         low, high = bounds or (None, None)
+        task = None if self.task is None and self.env is None else self._task()
         pieces = tasks.formats.read_pieces(
             file,
             action_low=low,
             action_high=high,
             max_episode_steps=limit,
             reading=reading,
+            goes_on=None if task is None else task.goes_on,
             progress=counter(f"importing {name}"),
         )
-        task = None if self.task is None and self.env is None else self._task()
         relabel = None if task is None else task.relabel
 
         def fitting() -> Iterator[Dataset]:
@@ -443,7 +441,7 @@ class DataImport(Chosen):
                 yield part if number else self._licensed(part)  # the first one's info is that of all
 
         with _set_aside(out):
-            tasks.formats.disk.write_pieces(fitting(), out)
+            tasks.formats.disk.write_pieces(tasks.filters.through(fitting(), filters), out)
         _written(console, tasks.read(out), out)
         _next(console, f"segue data check {shlex.quote(str(out))}", "read in pieces; look at all of it with")
         self._run_next(console, out)
@@ -596,7 +594,7 @@ def _loaded(task: Task) -> Dataset:
 def _written(console: Any, dataset: Dataset, out: Path) -> None:
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) if out.is_dir() else out.stat().st_size
     console.print(
-        f"written: {out}, {dataset.size:,} rows in {len(dataset.lengths):,} episodes, {_bytes(size)}",
+        f"written: {out}, {dataset.size:,} rows in {len(dataset.lengths):,} episodes, {size_text(size)}",
         soft_wrap=True,
         markup=False,
     )
@@ -725,14 +723,6 @@ def _cached_rows(path: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return "no manifest"
     return f"{rows:,} rows" if isinstance(rows, int) else ""
-
-
-def _bytes(n: int) -> str:
-    """``12.3 MB``"""
-    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if n >= factor:
-            return f"{n / factor:.3g} {unit}"
-    return f"{n} B"
 
 
 def _number(x: float) -> str:

@@ -19,6 +19,14 @@ def cache_root() -> Path:
     return Path(os.environ.get("SEGUE_CACHE") or Path.home() / ".cache" / "segue").expanduser()
 
 
+def size_text(n: float) -> str:
+    """Bytes with a fitting unit: ``12.3 MB``."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n >= factor:
+            return f"{n / factor:.3g} {unit}"
+    return f"{n:.0f} B"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """The new content of `path`: written beside it, flushed to disk, renamed at the block's end; dropped if it fails.

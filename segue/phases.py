@@ -517,8 +517,8 @@ def _check_disk(phase: Phase) -> None:
         if at_everything:
             raise ConfigError(
                 f"phase {phase.name!r}: {part.__name__} looks at the whole dataset, which is larger than the memory "
-                "that may be used and stays on disk; allow more (--memory-limit), take a part of the data (segue data "
-                "export --filter), or a method that learns from batches alone (iql, direct, pex)"
+                "that may be used and stays on disk; allow more (--memory-limit), take a part of the data that fits "
+                "(--filter truncate=20), or a method that learns from batches alone (iql, direct, pex)"
             )
 
 

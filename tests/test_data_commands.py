@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from test_bad_input import command, refused  # noqa: F401  (a fixture)
+from test_disk import goes_on_file
 from test_lint import clean
 
 import segue.api
@@ -128,6 +129,31 @@ def test_info_draws_a_picture(said, tmp_path):
     assert code == 0
     assert "drawn: all.png" in out
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_data_larger_than_the_memory_on_the_command_line(said, refused, tmp_path, monkeypatch):  # noqa: F811
+    """Import in pieces for a task that leaves rows out, with filters, and the ways out that refusals name."""
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "1GiB")  # `--memory-limit` sets it
+    name = "antmaze-umaze-ogbench"
+    goes_on_file(tmp_path / "am.hdf5", tasks.get(name), "both", False)
+    whole = tasks.get(name, dataset="am.hdf5").dataset
+    few = tasks.filtered(tasks.get(name, dataset="am.hdf5"), ["truncate=2"]).dataset
+    small = ("--memory-limit", "100kB")
+    task = ("--task", name, *small)
+    assert "written: am.segue" in said("import", "am.hdf5", "--out", "am.segue", *task)[1]
+    assert said("import", "am.hdf5", "--filter", "truncate=2", "--out", "few.segue", *task)[0] == 0
+    assert said("import", "am.segue", "--filter", "truncate=2", "--out", "again.segue", *task)[0] == 0
+    assert said("import", "am.hdf5", "--out", "plain.segue", *small)[0] == 0
+    way_out = f"segue data import {tmp_path / 'plain.segue'} --task NAME --out NEW.segue"
+    refused("data", "info", "plain.segue", *task, parts=["behind the goal wants its rows there", way_out])
+    assert said("import", "plain.segue", "--out", "mended.segue", *task)[0] == 0
+    assert said("export", "am.segue", "--filter", "truncate=2", "--out", "few.npz", *small)[0] == 0
+    assert json.loads(said("info", "am.segue", "--json", *task)[1])["hash"] == whole.hash
+    for path, data in {"am": whole, "mended": whole, "few": few, "again": few}.items():
+        read = tasks.get(name, dataset=f"{path}.segue").dataset
+        assert (read.hash, read.name) == (data.hash, data.name)
+        assert path == "mended" or read.info == data.info  # mended: read as the file has it
+    assert tasks.read("few.npz").hash == few.hash
 
 
 def test_filters_on_the_command_line(said):

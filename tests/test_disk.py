@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -146,7 +147,9 @@ def test_given_rows_make_the_same_batch(on_disk):
     ],
 )
 def test_what_looks_at_everything_is_refused_before_training(on_disk, phase, name):
-    with pytest.raises(ConfigError, match=rf"phase 'offline': {name} looks at the whole dataset.*--memory-limit"):
+    with pytest.raises(
+        ConfigError, match=rf"phase 'offline': {name} looks at the whole dataset.*--memory-limit.*--filter truncate=20"
+    ):
         start(0, (phase,), TASK.spec, on_disk)
     start(0, (replace(phase),), TASK.spec, TASK.dataset)
 
@@ -243,10 +246,37 @@ def test_the_entrance_looks_at_folders_too(folder, monkeypatch, file, row, value
         disk.read(folder)
 
 
-def test_rows_on_disk_are_not_filtered_nor_relabelled(on_disk):
-    with pytest.raises(DataError, match=r"larger than the memory.*filter 'truncate=3'.*--memory-limit"):
-        filters.apply(on_disk, [filters.Truncate(3)])
-    with pytest.raises(DataError, match=r"larger than the memory.*the reward of x"):
+def test_rows_on_disk_are_filtered_piece_by_piece(on_disk, folder, monkeypatch):
+    def left(words, data):
+        return filters.apply(data, [filters.parse(word) for word in words])
+
+    sizes = [piece.size for piece in disk.split(on_disk)]
+    assert len(sizes) > 9
+    assert sum(sizes) == on_disk.size
+    known = replace(TASK.dataset, info=on_disk.info)
+    for words in (["truncate=3"], ["near=0,0.5,0.05", "truncate=2"], ["truncate=3", "near=0,0.5,0.05"]):
+        kept = left(words, on_disk)
+        assert type(kept) is Dataset
+        assert (kept.hash, kept.info) == (left(words, known).hash, left(words, known).info)
+        assert kept.name == on_disk.name
+    for words in (["truncate=3", "near=50,50,1"], ["near=0,0,99"], ["truncate=3", "truncate=3"], ["near=0,0,1@9,8"]):
+        with pytest.raises(DataError) as whole:
+            left(words, known)
+        with pytest.raises(DataError, match=re.escape(str(whole.value))):
+            left(words, on_disk)
+    with pytest.raises(
+        DataError, match=rf"'truncate=90' leaves [\d.]+ kB or more.* 102 kB may.*import {folder} --filter"
+    ):
+        left(["truncate=90"], on_disk)
+    monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "1k")
+    joint = replace(on_disk, terminal=on_disk.terminal & False, timeout=np.arange(on_disk.size) == on_disk.size - 1)
+    with pytest.raises(DataError, match=r"too long to be cut.*--memory-limit"):
+        next(disk.split(joint))
+
+
+def test_rows_on_disk_are_not_relabelled(on_disk, folder):
+    words = rf"larger than the memory.*the reward of x.*segue data import {folder} --task NAME"
+    with pytest.raises(DataError, match=words):
         success.relabelled(on_disk, on_disk.reward, on_disk.terminal, "x")
     done = {"kind": "relabelled", "task": "x", "dropped": 2}
     again = replace(on_disk, info={"transforms": [done]})
@@ -267,6 +297,9 @@ def test_records_of_one_piece_stay_as_they_are(tmp_path):
     disk.write(replace(TASK.dataset, info={"transforms": records}), tmp_path / "x.segue")
     assert formats.read(tmp_path / "x.segue").info["transforms"] == records
     assert disk._summed([records, records]) == [{**one, "dropped": 2 * one["dropped"]} for one in records]
+    first, then, last = ({"kind": kind, "rows": 1} for kind in ("ends_found", "ends_by_reward", "rows_dropped"))
+    summed = disk._summed([[then], [first, then], [then, last], [first, then, last]])
+    assert summed == [first | {"rows": 2}, then | {"rows": 4}, last | {"rows": 2}]
     shifted = [{"kind": "rewards_shifted", "rows": 1}]
     assert disk._summed([shifted, shifted]) == shifted
 
@@ -358,12 +391,69 @@ def test_a_file_in_pieces_is_the_file(long_file, tmp_path):
 def test_only_a_piece_is_held(long_file, tmp_path, monkeypatch):
     size = 4 * 9 * formats.read(long_file, reading=READING).size
     monkeypatch.setenv("SEGUE_MEMORY_LIMIT", str(size // 2))
-    with pytest.raises(DataError, match=r"its columns take.*segue data import .*long\.hdf5 --out long\.segue"):
+    with pytest.raises(
+        DataError, match=r"take [\d.]+ kB, .* [\d.]+ kB may.*segue data import .*long\.hdf5 --out long\.segue"
+    ):
         formats.read(long_file, reading=READING)
     out = tmp_path / "long.segue"
     disk.write_pieces(formats.read_pieces(long_file, reading=READING, pieces=7), out)
     assert isinstance(formats.read(out), disk.DiskDataset)
     assert formats.read(out, name="other").name == "other"
+
+
+RELABELLED = [name for name in tasks.names() if tasks.get(name).relabel is not None]
+
+
+def goes_on_file(path, task, flags, given):
+    """D4RL's layout: 40 recordings of 24 rows, most of them in the goal at some rows, where a terminal is flagged, and
+    on behind it; `flags` names the columns of ends, `given`: with next observations.
+    """
+    rng = np.random.default_rng(5)
+    rows = 40 * 24
+    obs = rng.normal(size=(rows, task.obs_dim)).astype(np.float32)
+    obs[:, 0] = np.tile(0.3 * np.arange(24), 40) + np.tile(np.repeat([0.0, 20.0], 24), 20)
+    obs[:, 1] = 0
+    last = np.arange(rows) % 24 == 23
+    next_obs = np.append(obs[1:], obs[:1], axis=0)
+    next_obs[last] = obs[last] + 1
+    paid = (rng.uniform(size=(40, 24)) < np.array([[0.0], [0.2], [0.5], [0.9]]).repeat(10, 0)).reshape(-1)
+    actions = rng.uniform(-1, 1, (rows, task.act_dim)).astype(np.float32)
+    if task.reading.clip_actions:
+        actions[700] = 1.5  # in one piece
+    columns = {"observations": obs, "actions": actions, "rewards": paid.astype(np.float32)}
+    columns |= (
+        {"terminals": paid, "timeouts": last} if flags == "both" else {flags: paid if flags == "terminals" else last}
+    )
+    with h5py.File(path, "w") as file:
+        for key, column in (columns | ({"next_observations": next_obs} if given else {})).items():
+            file[key] = column
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "given"),
+    [(name, "both", False) for name in RELABELLED]
+    + [("antmaze-umaze-ogbench", flags, True) for flags in ("both", "terminals", "timeouts")]
+    + [("antmaze-umaze-ogbench", flags, False) for flags in ("terminals", "timeouts")]
+    + [("door-binary", flags, True) for flags in ("both", "terminals", "timeouts")],
+)
+def test_pieces_relabelled_are_the_file_relabelled(name, flags, given, tmp_path):
+    """Whatever a task makes of the rows behind its goal; and what tells that it was done is not done again."""
+    task = tasks.get(name)
+    goes_on_file(tmp_path / "a.hdf5", task, flags, given)
+    whole = tasks.get(name, dataset=tmp_path / "a.hdf5").dataset
+    tasks.write(whole, tmp_path / "own.hdf5")
+    for file in ("a.hdf5", "own.hdf5"):
+        pieces = list(
+            formats.read_pieces(
+                tmp_path / file, max_episode_steps=task.horizon, reading=task.reading, goes_on=task.goes_on, pieces=12
+            )
+        )
+        assert len(pieces) > 2 or file == "own.hdf5"  # what is left of one may be a single recording
+        out = tmp_path / f"{file}.segue"
+        disk.write_pieces(map(task.relabel, pieces), out)
+        for again in (formats.read(out), tasks.get(name, dataset=out).dataset):
+            assert again.info["transforms"] == whole.info["transforms"]
+            assert (again.hash, again.info) == (whole.hash, whole.info)
 
 
 def test_a_broken_piece_is_named(long_file):

@@ -77,6 +77,7 @@ LEVELS = {
 }
 APART = 1.0  # units that an ant cannot go in a step; cells, in which recordings begin, are 4 wide
 D4RL = Reading(terminal_reward=1.0)  # its files go on behind the goal
+BEHIND = {"kind": "rows_dropped", "reason": "behind the goal"}
 MISSING = "goal-missing"  # of large, diverse
 
 
@@ -300,25 +301,36 @@ def goal_missing(making: Making = made.QUIET) -> Dataset:
 
 
 def first_arrivals(dataset: Dataset) -> Dataset:
-    """The episodes but those that go on from the goal, where a terminal row led; ``info["transforms"]`` tells.
+    """The episodes but those that go on from the goal (`goes_on`), as ``info["transforms"]`` tells; the dataset itself
+    if it tells so already.
 
-    Where that row has no next observation (it is its own, as from a file without them) the episode goes on if it starts
-    within a unit of it. Raises ``DataError`` if rows on disk would have to go.
+    Raises ``DataError`` if rows on disk would have to go.
     """
+    past = dataset.info.get("transforms", [])
+    if any(BEHIND.items() <= record.items() for record in past):
+        return dataset
     starts = dataset.starts[1:]
-    before = starts - 1
-    led = dataset.next_obs[before]
-    unknown = (led == dataset.obs[before]).all(1)
-    jump = np.linalg.norm(dataset.obs[starts, :2] - led[:, :2], axis=1)
-    on = dataset.terminal[before] & np.where(unknown, jump < APART, (dataset.obs[starts] == led).all(1))
+    before = starts[dataset.terminal[starts - 1]] - 1
+    on = np.zeros(len(starts), bool)
+    on[dataset.terminal[starts - 1]] = goes_on(dataset.obs[before], dataset.next_obs[before], dataset.obs[before + 1])
     if not on.any():
         return dataset
     disk.refuse(dataset, "leaving out what lies behind the goal")
     keep = np.repeat(np.append(True, ~on), dataset.lengths)
     columns = {column: getattr(dataset, column)[keep] for column in COLUMNS}
-    record = {"kind": "rows_dropped", "rows": int((~keep).sum()), "reason": "behind the goal"}
-    info = {**dataset.info, "transforms": [*dataset.info.get("transforms", []), record]}
+    info = {**dataset.info, "transforms": [*past, BEHIND | {"rows": int((~keep).sum())}]}
     return replace(dataset, **columns, info=info).validate()
+
+
+def goes_on(obs: np.ndarray, next_obs: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """Whether a recording goes on from terminal rows, [K] bool: the rows behind start where these led, [K, 29] each.
+
+    Where such a row has no next observation (it is its own, as from a file without them) it goes on if the one behind
+    starts within a unit of it.
+    """
+    unknown = (next_obs == obs).all(1)
+    jump = np.linalg.norm(behind[:, :2] - next_obs[:, :2], axis=1)
+    return np.where(unknown, jump < APART, (behind == next_obs).all(1))
 
 
 def catalogue() -> dict[str, str]:
@@ -360,4 +372,5 @@ def task(name: str, making: Making) -> Task:
         horizon=LIMITS[maze],
         reading=D4RL,
         relabel=arrived if level == MISSING else first_arrivals,
+        goes_on=goes_on,
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -50,6 +50,8 @@ class Dataset:
     timeout: np.ndarray  # [N] bool
     name: str
     info: dict[str, Any] = field(default_factory=dict)
+
+    least: ClassVar[int] = 2  # rows
 
     @property
     def size(self) -> int:
@@ -103,8 +105,8 @@ class Dataset:
                     "all columns need one row per transition"
                 )
             _finite(array, column, self.name)
-        if self.size < 2:
-            raise DataError(f"{self.name}: {_rows(self.size)}; a dataset needs at least 2")
+        if self.size < self.least:
+            raise DataError(f"{self.name}: {_rows(self.size)}; a dataset needs at least {self.least}")
         if self.next_obs.shape != self.obs.shape:
             raise DataError(f"{self.name}: 'next_obs' is {self.next_obs.shape} and 'obs' is {self.obs.shape}")
         if not (self.action.shape[1] and self.obs.shape[1]):

@@ -11,7 +11,7 @@ On the command line a filter is a word: ``near=7,9,1.5:1,10,1.5`` (balls, each i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
@@ -65,22 +65,21 @@ class Near:
         at = "" if self.dims == (0, 1) else "@" + _number_list(self.dims)
         return f"{self.word}={':'.join(map(_number_list, self.balls))}{at}"
 
-    def dropped(self, dataset: Dataset) -> np.ndarray:
-        """Which rows go, [N] bool. Raises ``DataError`` for entries out of range, and if no ball holds a row."""
+    def position(self, dataset: Dataset) -> np.ndarray:
+        """Where the rows start, [N, D] float64. Raises ``DataError`` for entries out of range."""
         if max(self.dims) >= dataset.obs_dim:
             raise DataError(
                 f"{dataset.name}: filter {self.text!r} looks at entry {max(self.dims)} of observations that have "
                 f"{dataset.obs_dim}; name others after an @: {self.usage}"
             )
-        place = dataset.obs[:, list(self.dims)].astype(np.float64)  # [N, D]
+        return dataset.obs[:, list(self.dims)].astype(np.float64)
+
+    def dropped(self, dataset: Dataset) -> np.ndarray:
+        """Which rows go, [N] bool. Raises ``DataError`` for entries out of range."""
+        place = self.position(dataset)
         inside = np.zeros(dataset.size, bool)
         for *centre, radius in self.balls:
             inside |= ((place - centre) ** 2).sum(1) <= radius**2
-        if not inside.any():
-            spans = ", ".join(f"[{a:g}, {b:g}]" for a, b in zip(place.min(0), place.max(0), strict=True))
-            raise DataError(
-                f"{dataset.name}: no row is in filter {self.text!r}; positions span {spans}: give centres in that frame"
-            )
         return inside
 
 
@@ -140,14 +139,48 @@ def parse(text: str) -> Filter:
 def apply(dataset: Dataset, filters: Iterable[Filter]) -> Dataset:
     """The dataset after one filter and then the next, each seeing the episodes that the one before left.
 
-    ``info["transforms"]`` gets one object a filter: its kind, its numbers, and how many rows it dropped.
-    Raises ``DataError`` if fewer than 2 rows are left, for a filter that the dataset went through before, and for
-    a dataset that stays on disk.
+    ``info["transforms"]`` gets one object a filter: its kind, its numbers, and how many rows it dropped. Of a dataset
+    that stays on disk a piece is held at a time, and what is left comes into memory. Raises ``DataError`` as `through`,
+    and where what is left does not fit there.
     """
-    for one in filters:
-        disk.refuse(dataset, f"filter {one.text!r}")
-        dataset = _applied(dataset, one)
-    return dataset
+    filters = list(filters)
+    if not filters:
+        return dataset
+    if isinstance(dataset, disk.DiskDataset):
+        what = f"filter {', '.join(repr(one.text) for one in filters)}"
+        return disk.joined(through(disk.split(dataset), filters), dataset, what)
+    (whole,) = through([dataset], filters)
+    return whole
+
+
+def through(parts: Iterable[Dataset], filters: Sequence[Filter]) -> Iterator[Dataset]:
+    """Parts of one dataset, each of whole episodes, after the filters; a part may be left empty.
+
+    Raises ``DataError`` for a filter that the dataset went through before, and at the end for one that leaves fewer
+    than 2 rows, or whose balls hold none.
+    """
+    rows = np.zeros(len(filters) + 1, np.int64)  # before the first filter, behind it, behind the next, ...
+    spans: dict[Near, list[np.ndarray]] = {}  # least and largest positions
+    name = ""
+    for part in parts:
+        name = part.name
+        rows[0] += part.size
+        for i, one in enumerate(filters):
+            if isinstance(one, Near) and part.size:
+                place = one.position(part)
+                low, high = spans.get(one, [place[0], place[0]])
+                spans[one] = [np.minimum(low, place.min(0)), np.maximum(high, place.max(0))]
+            part = _applied(part, one)
+            rows[i + 1] += part.size
+        yield part
+    for one, before, left in zip(filters, rows.tolist(), rows[1:].tolist(), strict=False):
+        if isinstance(one, Near) and left == before:
+            text = ", ".join(f"[{a:g}, {b:g}]" for a, b in zip(*spans[one], strict=True))
+            raise DataError(
+                f"{name}: no row is in filter {one.text!r}; positions span {text}: give centres in that frame"
+            )
+        if left < 2:
+            raise DataError(f"{name}: filter {one.text!r} leaves {left} of {before} rows; make it narrower")
 
 
 def once(dataset: Dataset, one: Filter) -> Dataset:
@@ -168,15 +201,12 @@ def _applied(dataset: Dataset, one: Filter) -> Dataset:
     if _went_through(dataset, one):
         raise DataError(f"{dataset.name}: went through filter {one.text!r} already; apply it once")
     keep = ~one.dropped(dataset)
-    kept = int(keep.sum())
-    if kept < 2:
-        raise DataError(f"{dataset.name}: filter {one.text!r} leaves {kept} of {dataset.size} rows; make it narrower")
     timeout = dataset.timeout.copy()
     timeout[:-1] |= ~keep[1:] & ~dataset.terminal[:-1]  # of a kept row: an end before, or a cut now
     columns = {column: getattr(dataset, column)[keep] for column in COLUMNS} | {"timeout": timeout[keep]}
     for array in columns.values():
         array.setflags(write=False)
-    record["dropped"] = dataset.size - kept
+    record["dropped"] = int((~keep).sum())
     return replace(dataset, **columns, info={**dataset.info, "transforms": [*before, record]})
 
 

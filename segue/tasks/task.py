@@ -13,6 +13,7 @@ import numpy as np
 from segue.errors import ConfigError, DataError
 from segue.tasks.dataset import Dataset
 from segue.tasks.formats import PLAIN, Reading
+from segue.tasks.formats.common import GoesOn
 
 if TYPE_CHECKING:
     from segue.tasks.environment import Environment
@@ -81,6 +82,7 @@ class Task:
     terminates: Callable[[Any, Any, Any], Any] | None = None  # (obs, action, next_obs) -> bool, on arrays of jnp
     reading: Reading = PLAIN  # how a file of the user's is understood
     relabel: Callable[[Dataset], Dataset] | None = None  # what rows from a file of the user's become
+    goes_on: GoesOn | None = None  # where `relabel` looks across ends of episodes: pieces of a file are not cut there
 
     @property
     def spec(self) -> Spec:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from segue.errors import ConfigError, DataError
-from segue.tasks.dataset import D4RL, Dataset, closed, dataset_from_arrays, renamed
+from segue.tasks.dataset import COLUMNS, D4RL, Dataset, closed, dataset_from_arrays, renamed
 from segue.tasks.formats import disk, npz, own
-from segue.tasks.formats.common import KINDS, PLAIN, Raw, Reading, writing
-from segue.tasks.formats.memory import COPIES, check_fits, fits, memory_limit
+from segue.tasks.formats.common import KINDS, PLAIN, GoesOn, Raw, Reading, writing
+from segue.tasks.formats.memory import check_fits, fits, pieces_of
 
 if TYPE_CHECKING:
     from segue.tasks.task import Reference
@@ -41,7 +41,6 @@ __all__ = [
 
 PAGES = {"segue": "disk", "npz": "npz", "d4rl": "hdf5", "minari": "minari", "ogbench": "ogbench", "table": "table"}
 WRITERS = {".segue": "segue", ".npz": "npz", ".hdf5": "d4rl", ".h5": "d4rl", ".csv": "table", ".parquet": "table"}
-PIECES = 8  # into which data as large as the memory are cut
 FOLDERS = ("segue", "minari")  # kinds that are folders, or may be
 MINARI = "minari:"  # before the id of a dataset in Minari's local store
 PACKAGES = (
@@ -179,18 +178,27 @@ def read_pieces(
     max_episode_steps: int | None = None,
     reading: Reading = PLAIN,
     pieces: int | None = None,
+    goes_on: GoesOn | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Dataset]:
     """The dataset of `read` in pieces that end where an episode does, one at a time.
 
-    Of HDF5 in D4RL's layout only a piece is held in memory, a fraction of what may be used unless their number is
-    given; other formats come as one piece. `progress` is told the rows read and their number. Raises ``DataError``.
+    Of HDF5 in D4RL's layout and of our own folders only a piece is held in memory, a fraction of what may be used
+    unless their number is given; other formats come as one piece. None begins where the recording `goes_on` from a
+    terminal row (`Task.goes_on`). `progress` is told the rows read and their number. Raises ``DataError``.
     """
     found, kind, reading = _found(path, reading)
+    if kind == "segue":
+        whole, done = disk.read(found), 0
+        for piece in disk.split(whole, pieces, goes_on):
+            yield piece
+            done += piece.size
+            if progress is not None:
+                progress(done, whole.size)
+        return
     size = held(found, reading)
-    if pieces is None:
-        pieces = 1 + PIECES * COPIES * size // memory_limit()
-    ends = _page(kind).cuts(found, pieces) if kind == "d4rl" else []
+    pieces = pieces_of(size) if pieces is None else pieces
+    ends = _page(kind).cuts(found, pieces, goes_on) if kind == "d4rl" else []
     if not ends:
         if kind == "d4rl" and not fits(size):
             raise DataError(
@@ -202,12 +210,13 @@ def read_pieces(
         return
     for start, stop in pairwise([0, *ends]):
         raw = _page(kind).load(found, reading, True, slice(start, stop))
-        if raw.own and start:  # the record of all rows stands in the first piece
-            raw = raw._replace(info={key: value for key, value in raw.info.items() if key != "transforms"})
+        past = len(raw.info.get("transforms", [])) if raw.own else 0
         try:
-            yield _checked(found, raw, None, action_low, action_high, max_episode_steps, reading)
+            piece = _checked(found, raw, None, action_low, action_high, max_episode_steps, reading)
         except DataError as error:
             raise DataError(f"rows {start:,} to {stop - 1:,}, numbered from 0 there: {error}") from error
+        columns = {column: getattr(piece, column) for column in COLUMNS}
+        yield disk.Piece(**columns, name=piece.name, info=piece.info, past=past)
         if progress is not None:
             progress(stop, ends[-1])
 

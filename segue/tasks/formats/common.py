@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
@@ -26,6 +26,10 @@ KINDS = ("segue", "npz", "d4rl", "minari", "ogbench", "table")
 FORMAT = 1  # of our own files: columns as in `Dataset`, actions already in [-1, 1]
 SUSPECT = 2**30, 1000  # bytes, times: columns larger than the first and packed tighter than the second are refused
 WANTED = {*COLUMNS, *D4RL.values()}  # names of columns that are read
+
+GoesOn = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""(obs, next_obs) of terminal rows and the obs of the rows behind them, [K, D] each -> whether the recording goes on
+there, [K] bool. Without next observations a row's own stands for it."""
 
 
 def _bound(name: str, value: Any) -> float | tuple[float, ...] | None:
@@ -219,6 +223,20 @@ class Sizes:
                 raise DataError(f"{what} declares {n} bytes and stores {m}: refused as a broken or hostile file")
         if self.whole:
             check_fits(self.path, self.declared + passing)
+
+
+def spaced(ends: np.ndarray, pieces: int, broken: Callable[[int], bool]) -> list[int]:
+    """Where rows may be cut into at most so many pieces of about equal size: the rows behind `ends` [N] bool.
+
+    A row behind an end is cut off only where it is `broken` off, the last row always. Empty: one piece.
+    """
+    rows = len(ends)
+    found, least = [0], -(-rows // pieces)
+    for row in (np.flatnonzero(ends) + 1).tolist():
+        if row - found[-1] >= least and (row == rows or broken(row)):
+            found.append(row)
+    found = [*found[1:-1], rows]  # the last two are one: the rest may be short
+    return found if len(found) > 1 else []
 
 
 def target(dtype: np.dtype, narrow: bool) -> np.dtype:

@@ -15,21 +15,24 @@ import math
 import mmap
 import os
 import secrets
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from segue.errors import DataError
+from segue.files import size_text
 from segue.tasks.dataset import COLUMNS, Dataset, closed, content_hash, pieces
-from segue.tasks.formats.common import Raw, Reading, checked_info, info_text, parsed_json
-from segue.tasks.formats.memory import left_on_disk, stays_on_disk
+from segue.tasks.formats.common import GoesOn, Raw, Reading, checked_info, info_text, parsed_json, spaced
+from segue.tasks.formats.memory import fits, left_on_disk, memory_limit, pieces_of, stays_on_disk
 
 SUFFIX = ".segue"
 FORMAT = 1
@@ -89,6 +92,15 @@ class DiskDataset(Dataset):
             raise DataError(f"{self.disk.folder}: {CHANGED}")
 
 
+@dataclass(frozen=True, eq=False)
+class Piece(Dataset):
+    """A part of a dataset that ends where an episode does."""
+
+    past: int = 0  # records at the front of its transforms that tell of the whole dataset
+
+    least: ClassVar[int] = 1
+
+
 CHANGED = "its rows are not those that were written (hash differs); import it again"
 
 
@@ -132,10 +144,59 @@ def read(folder: Path) -> Dataset:
 def refuse(dataset: Dataset, what: str) -> None:
     """Raises ``DataError`` for a dataset on disk, whose rows training fetches as they lie there."""
     if isinstance(dataset, DiskDataset):
+        folder = shlex.quote(str(_folder(dataset)))
         raise DataError(
             f"{dataset.name}: is larger than the memory that may be used, and {what} wants its rows there; allow more "
-            "(--memory-limit), or do it before importing"
+            f"(--memory-limit), or do it once, piece by piece: segue data import {folder} --task NAME --out NEW{SUFFIX}"
         )
+
+
+def _folder(dataset: DiskDataset) -> Path:
+    assert dataset.disk is not None
+    return dataset.disk.folder
+
+
+def split(dataset: Dataset, number: int | None = None, goes_on: GoesOn | None = None) -> Iterator[Piece]:
+    """A dataset in pieces as `formats.read_pieces` gives those of a file, one at a time in memory.
+
+    Raises ``DataError`` for one that is larger than the memory and holds no end to be cut at.
+    """
+    size = sum(getattr(dataset, column).nbytes for column in COLUMNS)
+    number = pieces_of(size) if number is None else number
+
+    def broken(row: int) -> bool:
+        if goes_on is None or not dataset.terminal[row - 1]:
+            return True
+        before = slice(row - 1, row)
+        return not goes_on(dataset.obs[before], dataset.next_obs[before], dataset.obs[row : row + 1])[0]
+
+    ends = spaced(dataset.terminal | dataset.timeout, number, broken)
+    if not ends and not fits(size):
+        raise DataError(
+            f"{dataset.name}: larger than the memory that may be used, and its recordings are too long to be cut into "
+            "pieces; allow more (--memory-limit)"
+        )
+    past = len(dataset.info.get("transforms", []))
+    for start, stop in pairwise([0, *(ends or [dataset.size])]):
+        columns = {column: np.array(getattr(dataset, column)[start:stop]) for column in COLUMNS}
+        yield Piece(**columns, name=dataset.name, info=dataset.info, past=past)
+
+
+def joined(parts: Iterable[Dataset], source: DiskDataset, what: str) -> Dataset:
+    """The parts of one dataset, one after another, in memory. Raises ``DataError`` where `what` leaves too much."""
+    done: list[Dataset] = []
+    size = 0
+    for part in parts:
+        done.append(part)
+        size += sum(getattr(part, column).nbytes for column in COLUMNS)
+        if not fits(size):
+            raise DataError(
+                f"{source.name}: {what} leaves {size_text(size)} or more, twice that in training, and "
+                f"{size_text(memory_limit())} may be used; leave more out, allow more (--memory-limit), or train from "
+                f"disk: segue data import {shlex.quote(str(_folder(source)))} --filter FILTER --out NEW{SUFFIX}"
+            )
+    columns = {column: np.concatenate([getattr(part, column) for part in done]) for column in COLUMNS}
+    return closed(Dataset(**columns, name=source.name, info=_told(done)))
 
 
 def _check_rows(folder: Path, rows: np.ndarray, dataset: Dataset) -> None:
@@ -182,6 +243,8 @@ def write(dataset: Dataset, path: Path) -> None:
 def write_pieces(parts: Iterable[Dataset], folder: Path) -> None:
     """A folder of the parts of one dataset, one after another, whole or not at all; each ends at an episode's end.
 
+    A part may be empty, as a filter leaves it.
+
     Raises ``DataError`` where the folder exists already, nothing is to be written, or the disk refuses.
     """
     if folder.suffix != SUFFIX:
@@ -207,13 +270,10 @@ def write_pieces(parts: Iterable[Dataset], folder: Path) -> None:
                 piece.terminal.astype("|b1").tofile(terminal)
                 piece.timeout.astype("|b1").tofile(timeout)
                 n += piece.size
-                done.append(piece.info.get("transforms", []))
-        if first is None:
+                done.append(_bare(piece))
+        if first is None or not n:
             raise DataError(f"{folder}: no rows to write")
-        info = {key: value for key, value in first.info.items() if key != "transforms"}
-        if transforms := _summed(done):
-            info["transforms"] = transforms
-        info = json.loads(info_text(replace(first, info=info)))
+        info = json.loads(info_text(replace(first, info=_told(done))))
         told = {"format": FORMAT, "name": first.name, "info": info, "rows": n, "obs_dim": first.obs_dim}
         told |= {"act_dim": first.act_dim, "hash": ""}
         (temporary / "manifest.json").write_text(json.dumps(told))
@@ -226,25 +286,50 @@ SUMMED = {"rows": sum, "dropped": sum, "largest": max}  # fields of a record tha
 ONCE = ("rewards_shifted",)  # kinds whose `rows` is no count
 
 
+def _bare(piece: Dataset) -> Dataset:
+    """What a piece tells, without its rows."""
+    return replace(piece, **{column: getattr(piece, column)[:0].copy() for column in COLUMNS})
+
+
+def _told(parts: list[Dataset]) -> dict[str, Any]:
+    """The info of the whole whose parts these are."""
+    first = parts[0]
+    past = first.past if isinstance(first, Piece) else 0
+    records = [part.info.get("transforms", []) for part in parts]
+    transforms = records[0][:past] + _summed([done[past:] for done in records])
+    rest = {key: value for key, value in first.info.items() if key != "transforms"}
+    return rest | ({"transforms": transforms} if transforms else {})
+
+
 def _summed(records: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """What was done to the pieces as what was done to the whole: the same records, their counts added.
 
-    Records that occur twice in a piece (a cut, a filter, the cut again) stay two.
+    Records that occur twice in a piece (a cut, a filter, the cut again) stay two. One that a later piece brings stands
+    before those that follow it there.
     """
     if len(records) == 1:
         return records[0]
     total: dict[tuple[str, int], dict[str, Any]] = {}
+    order: list[tuple[str, int]] = []
     for done in records:
         seen: Counter[str] = Counter()
+        names = []
         for one in done:
             rest = {key: value for key, value in one.items() if key not in SUMMED or one.get("kind") in ONCE}
-            name = json.dumps(rest, sort_keys=True)
-            known = total.setdefault((name, seen[name]), rest)
-            seen[name] += 1
+            text = json.dumps(rest, sort_keys=True)
+            names.append((text, seen[text]))
+            seen[text] += 1
+            known = total.setdefault(names[-1], rest)
             for key, value in one.items():
                 if key not in rest:
                     known[key] = SUMMED[key]([known[key], value]) if key in known else value
-    return list(total.values())
+        place = len(order)
+        for name in reversed(names):
+            if name in order:
+                place = order.index(name)
+            else:
+                order.insert(place, name)
+    return [total[name] for name in order]
 
 
 def _parts(piece: Dataset) -> Iterator[np.ndarray]:

@@ -12,6 +12,7 @@ from segue.errors import DataError
 from segue.tasks.dataset import COLUMNS, D4RL, Dataset
 from segue.tasks.formats.common import (
     WANTED,
+    GoesOn,
     Raw,
     Reading,
     Sizes,
@@ -19,6 +20,7 @@ from segue.tasks.formats.common import (
     opened,
     parsing,
     sealed,
+    spaced,
     suffixed,
     target,
     writing,
@@ -84,27 +86,35 @@ def held(path: Path) -> int:
     return sizes.declared
 
 
-def cuts(path: Path, pieces: int) -> list[int]:
+def cuts(path: Path, pieces: int, goes_on: GoesOn | None = None) -> list[int]:
     """Where a file may be cut into at most so many pieces of about equal size: rows behind ends of episodes.
 
-    A file that flags no end is one piece. Raises ``DataError``.
+    None lies behind a terminal row from which the recording `goes_on`. A file that flags no end is one piece. Raises
+    ``DataError``.
     """
     import h5py
 
     with parsing(path, "HDF5"), h5py.File(path, "r") as file:
         sizes = Sizes(path, whole=False)
-        keys = [key for c in ("terminal", "timeout") for key in (c, D4RL[c]) if key in file]
-        flags = [column(file, key, f"{path}: column {key!r}", sizes, narrow=True) for key in keys]
-        flags = [flag[:, 0] if flag.ndim == 2 and flag.shape[1] == 1 else flag for flag in flags]
-    if not flags or any(flag.ndim != 1 or len(flag) != len(flags[0]) for flag in flags):
-        return []
-    behind = np.flatnonzero(np.logical_or.reduce([flag != 0 for flag in flags])) + 1
-    found, least = [0], -(-len(flags[0]) // pieces)
-    for row in behind.tolist():
-        if row - found[-1] >= least:
-            found.append(row)
-    found = [*found[1:-1], len(flags[0])]  # the last two are one: the rest may be short
-    return found if len(found) > 1 else []
+        found = {c: key for c in ("terminal", "timeout", "obs", "next_obs") for key in (c, D4RL[c]) if key in file}
+        where = {c: f"{path}: column {key!r}" for c, key in found.items()}
+        flags = {c: column(file, found[c], where[c], sizes, True) != 0 for c in ("terminal", "timeout") if c in found}
+        flags = {c: flag[:, 0] if flag.ndim == 2 and flag.shape[1] == 1 else flag for c, flag in flags.items()}
+        if not flags or len({flag.shape for flag in flags.values()}) > 1 or next(iter(flags.values())).ndim != 1:
+            return []
+        ends = np.logical_or.reduce(list(flags.values()))
+        states = [checked(file, found[c], where[c], sizes) for c in ("obs", "next_obs") if c in found]
+        if "terminal" not in flags or {(x.ndim, *x.shape[:1]) for x in states} != {(2, len(ends))}:
+            goes_on = None  # what is amiss is told when it is read
+        terminal = flags.get("terminal", ends)
+
+        def broken(row: int) -> bool:
+            if goes_on is None or not terminal[row - 1]:
+                return True
+            ending, leading = (x[row - 1 : row].astype(np.float32) for x in (states[0], states[-1]))
+            return not goes_on(ending, leading, states[0][row : row + 1].astype(np.float32))[0]
+
+        return spaced(ends, pieces, broken)
 
 
 def checked(group: Any, key: str, where: str, sizes: Sizes) -> Any:

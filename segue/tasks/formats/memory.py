@@ -12,9 +12,11 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from segue.errors import ConfigError, DataError
+from segue.files import size_text
 
 COPIES = 2  # of a dataset in a run's memory: its columns and the store
 SHARE = 0.5  # of the machine's memory that a dataset may take
+PIECES = 8  # into which data as large as the memory are cut
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -59,14 +61,19 @@ def stays_on_disk(size: int) -> bool:
     return _ON_DISK.get() or not fits(size)
 
 
+def pieces_of(size: int) -> int:
+    """Into how many pieces columns of `size` bytes are cut."""
+    return 1 + PIECES * COPIES * size // memory_limit()
+
+
 def check_fits(path: Path | str, size: int) -> None:
     """Raises ``DataError`` with the way out unless columns of `size` bytes may be held in memory."""
     if not fits(size):
         file = shlex.quote(str(path))
-        way_out = f"segue data import {file} --out {shlex.quote(Path(path).stem)}.segue"
+        way_out = f"segue data import {file} --out {shlex.quote(Path(path).stem)}.segue (and its --task or --env)"
         if Path(path).suffix.lower() not in (".hdf5", ".h5"):
             way_out = "bring it into D4RL's HDF5 layout, which segue imports piece by piece (docs/formats.md)"
         raise DataError(
-            f"{path}: its columns take {size / 2**30:,.2f} GiB, twice that in training, and "
-            f"{memory_limit() / 2**30:,.2f} GiB may be used; allow more (--memory-limit), or train from disk: {way_out}"
+            f"{path}: its columns take {size_text(size)}, twice that in training, and {size_text(memory_limit())} may "
+            f"be used; allow more (--memory-limit), or train from disk: {way_out}"
         )
