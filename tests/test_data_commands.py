@@ -290,7 +290,7 @@ def test_a_licence_named_at_import_stays_with_the_data(said, capsys, monkeypatch
         assert field(said("info", args[3])[1], "licence") == "CC-BY-4.0"
     assert tasks.read("mine.segue").hash == tasks.read("logs.hdf5").hash
     monkeypatch.setattr(tasks.formats, "fits", lambda _: False)  # so that it is brought over in pieces
-    monkeypatch.setattr(tasks.formats, "PIECES", 10**9)
+    monkeypatch.setattr(tasks.formats.memory, "PIECES", 10**9)
     assert command(monkeypatch, "data", "import", "back.hdf5", "--out", "pieces.segue", "--licence", "MIT") == 0
     assert "note: the licence was 'CC-BY-4.0' and is now 'MIT'" in capsys.readouterr().err
     assert tasks.manifest(tasks.read("pieces.segue"))["licence"] == "MIT"

@@ -184,8 +184,10 @@ def through(parts: Iterable[Dataset], filters: Sequence[Filter]) -> Iterator[Dat
 
 
 def once(dataset: Dataset, one: Filter) -> Dataset:
-    """The dataset after a filter; itself if it went through it before."""
-    return dataset if _went_through(dataset, one) else apply(dataset, [one])
+    """The dataset after a filter; itself if it went through it before. A piece may lose no row."""
+    if _went_through(dataset, one):
+        return dataset
+    return _applied(dataset, one) if isinstance(dataset, disk.Piece) else apply(dataset, [one])
 
 
 def _record(one: Filter) -> dict[str, Any]:
