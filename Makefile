@@ -18,10 +18,10 @@ demo: setup  ## pre-train on Hopper data, hand over, fine-tune in the simulator,
 	@echo "on your own: . $(BIN)/activate, then segue --help"
 
 test: setup  ## what must hold on every change; programs are compiled without LLVM's optimisation, which takes half the time
-	MUJOCO_GL=disable XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest -n 2 -m "not slow"
+	MUJOCO_GL=disable XLA_FLAGS=--xla_backend_optimization_level=0 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: setup  ## everything, an hour, programs as users run them
-	MUJOCO_GL=disable $(BIN)/python -m pytest -n 2
+	MUJOCO_GL=disable $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: setup  ## format, lint, types
 	$(BIN)/ruff format --check segue tests tools benchmarks

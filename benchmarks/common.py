@@ -89,7 +89,7 @@ class Scanned:
 
     def __init__(self, name: str, store: Store, form: str = "auto", spec: Spec = SPEC) -> None:
         self.work, self.parts, self.sums = prepared(name, store, spec)
-        self.store, self.form, self.slices, self.done = store, form, self.work.learner.slices, 0
+        self.store, self.form, self.stride, self.done = store, form, self.work.learner.stride, 0
         # a function of its own: a program of another gradient form must not be found in jit's cache
         f = lambda *a: phases.update_many.__wrapped__(self.work, phases.BLOCK, *a)
         self.program = phases.update_many if form == "auto" else jax.jit(f)
@@ -97,14 +97,16 @@ class Scanned:
         self.key = jax.random.key(2)
 
     def __call__(self, steps: int) -> None:
-        blocks = max(1, round(steps / (self.slices * phases.BLOCK)))
+        blocks = max(1, round(steps / (self.stride * phases.BLOCK)))
         with gradient_form(self.form):
             self.parts, self.sums = self.program(
                 *self.static, np.int32(blocks), self.store, self.parts, self.sums, self.key, np.int32(self.done)
             )
         jax.block_until_ready(self.sums.count)
         self.done += blocks * phases.BLOCK
-        self.steps = blocks * phases.BLOCK * self.slices  # gradient steps of this call
+        self.steps = (
+            blocks * phases.BLOCK * self.stride
+        )  # gradient steps of this call; agents side by side step at once
 
 
 def timed(name: str, store: Store, form: str, steps: int) -> Callable[[], float]:

@@ -58,7 +58,13 @@ def main() -> None:
     data |= {name: {"ratio": ratio} for name, ratio in over.items()}
     facts = machine.report()
     columns = ["", "ms", "x attained", "against"]
-    common.show(facts, f"Ensembles: ms per critic step, {args.rounds} rounds", columns, table, median(rates))
+    common.show(
+        facts,
+        f"Ensembles: ms per critic step, of agents per update, {args.rounds} rounds",
+        columns,
+        table,
+        median(rates),
+    )
     common.write(args.json, {"benchmark": "ensembles", "machine": facts, "gemm_gflops": rates, "forms": data})
 
 

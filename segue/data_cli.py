@@ -359,7 +359,9 @@ class DataCheck(Chosen):
         if file is None:
             way_on = f"segue data info {name}"
         elif Path(name).suffix == ".segue":
-            way_on = f"segue run METHOD {self.task or given or 'TASK'} --dataset {shlex.quote(name)}"
+            way_on = shlex.join(
+                ["segue", "run", "METHOD", self.task or given or "TASK", "--dataset", name, *self.file.words]
+            )
         _next(console, way_on)
         return 0
 
@@ -432,6 +434,8 @@ class DataImport(Chosen):
             progress=counter(f"importing {name}"),
         )
         relabel = None if task is None else task.relabel
+        if out.resolve() == tasks.located(file).resolve():
+            raise ConfigError(f"--out {out}: it is read in pieces while the new one is written; choose another name")
 
         def fitting() -> Iterator[Dataset]:
             for number, piece in enumerate(pieces):
@@ -441,7 +445,7 @@ class DataImport(Chosen):
                 yield part if number else self._licensed(part)  # the first one's info is that of all
 
         with _set_aside(out):
-            tasks.formats.disk.write_pieces(tasks.filters.through(fitting(), filters), out)
+            tasks.formats.disk.write_pieces(tasks.filters.through(tasks.filters.caught(fitting()), filters), out)
         _written(console, tasks.read(out), out)
         _next(console, f"segue data check {shlex.quote(str(out))}", "read in pieces; look at all of it with")
         self._run_next(console, out)
@@ -460,7 +464,8 @@ class DataImport(Chosen):
 
     def _run_next(self, console: Any, out: Path) -> None:
         task = self.task or (f"--env {self.env}" if self.env else "TASK")
-        _next(console, f"segue run METHOD {task} --dataset {shlex.quote(str(out))}")
+        limit = f" --memory-limit {self.file.memory_limit}" if self.file.memory_limit else ""
+        _next(console, f"segue run METHOD {task} --dataset {shlex.quote(str(out))}{limit}")
 
 
 @dataclass

@@ -153,6 +153,9 @@ def test_phases_that_do_not_fit_leave_no_directory(refused, tmp_path):
     err = refused(*args, parts=["'critic' cannot be carried", "--set phases.NAME... of both"])
     assert "segue resume" not in err
     assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    refused(*args, parts=["'critic' cannot be carried"])
+    assert not any((tmp_path / "run").iterdir())
 
 
 def test_from_refuses_what_does_not_fit(pretrained, refused, tmp_path):

@@ -485,7 +485,7 @@ def test_what_cannot_be_cut_says_so(long_file, monkeypatch):
     with h5py.File(long_file, "r+") as file:
         del file["terminals"], file["timeouts"]
     monkeypatch.setenv("SEGUE_MEMORY_LIMIT", "1k")
-    with pytest.raises(DataError, match="flags no ends of episodes"):
+    with pytest.raises(DataError, match="too long to be cut into pieces; flag their ends"):
         list(formats.read_pieces(long_file, reading=READING, max_episode_steps=50))
 
 

@@ -196,6 +196,7 @@ def markdown(data: Path, arms: list[str]) -> str:
         last = [[v for v in r.config["values"] if v["phase"] == "offline"][-1] for r in runs]
         each = ", ".join(f"{v['q']:.1f} - {v['return']:.1f}" for v in last)
         lines.append(f"- {arm}: {of_seeds([v['q'] - v['return'] for v in last])} (per seed {each})")
+    valued = {arm: runs for arm, runs in valued.items() if all(scores(r, "online") for r in runs)}
     if valued:
         lines += ["", f"Mean greedy score of the first {EARLY:,} steps online, less the hand-over's:", ""]
     for arm, runs in valued.items():
@@ -289,6 +290,8 @@ def main() -> None:
     data.mkdir(parents=True, exist_ok=True)
     if a.table:
         done = [name for name in arms if any(data.glob(f"{name}-*.json"))]
+        if not done:
+            raise SystemExit(f"no result of {a.finding} is there yet; make them: python tools/finding.py {a.finding}")
         print(markdown(data, done))
         picture(data, {name: arms[name] for name in done}, data.parents[1] / f"{a.finding}.png")
         return

@@ -52,9 +52,7 @@ class State(Module):
 @dataclass(frozen=True)
 class Balanced(Replay):
     online: float = 0.5  # ρ
-    first: int = (
-        1000  # m, online rows of this phase at its first update: give it the size of the schedule's first block
-    )
+    first: int = 1000  # m, online rows of this phase at its first update: the size of the schedule's first block
     temperature: float = 5.0  # T
     batch_size: int = 256  # rows of either side for a step of w
     lr: float = 3e-4

@@ -20,8 +20,8 @@ def custom_task(env: str | None, dataset: str | Path | None, name: str | None = 
     """A task from an environment (a Gymnasium id, or ``module:Class`` called without arguments) and a dataset file.
 
     Either may be None; `reading` says how the file is to be understood. With an environment, its dimensions and action
-    bounds hold for the dataset; without one, the actions of the file must lie in [-1, 1]. Such a task is not replayable
-    and has no reference.
+    bounds hold for the dataset; without one, the actions of the file must lie in [-1, 1], or in the bounds that
+    `reading` gives them. Such a task is not replayable and has no reference.
 
     Raises ``ConfigError`` for an environment that cannot be made or does not fit, ``DataError`` for the file.
     """

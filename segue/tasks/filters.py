@@ -175,12 +175,29 @@ def through(parts: Iterable[Dataset], filters: Sequence[Filter]) -> Iterator[Dat
         yield part
     for one, before, left in zip(filters, rows.tolist(), rows[1:].tolist(), strict=False):
         if isinstance(one, Near) and left == before:
-            text = ", ".join(f"[{a:g}, {b:g}]" for a, b in zip(*spans[one], strict=True))
+            text = ", ".join(f"[{a:g}, {b:g}]" for a, b in zip(*spans.get(one, ((), ())), strict=True)) or "nothing"
             raise DataError(
                 f"{name}: no row is in filter {one.text!r}; positions span {text}: give centres in that frame"
             )
         if left < 2:
             raise DataError(f"{name}: filter {one.text!r} leaves {left} of {before} rows; make it narrower")
+
+
+def caught(parts: Iterable[Dataset]) -> Iterator[Dataset]:
+    """Parts of one dataset that a task may have filtered (`once`). Raises ``DataError`` at the end for a filter that no
+    part lost a row to.
+    """
+    dropped: dict[str, int] = {}
+    name = ""
+    for part in parts:
+        name, past = part.name, part.past if isinstance(part, disk.Piece) else 0
+        for record in part.info.get("transforms", [])[past:]:
+            if record.get("kind") in KINDS:
+                text = str({key: value for key, value in record.items() if key != "dropped"})
+                dropped[text] = dropped.get(text, 0) + record["dropped"]
+        yield part
+    if missed := [text for text, rows in dropped.items() if not rows]:
+        raise DataError(f"{name}: no row is in filter {missed[0]}; the file's positions are of another frame")
 
 
 def once(dataset: Dataset, one: Filter) -> Dataset:

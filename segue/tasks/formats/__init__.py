@@ -16,7 +16,7 @@ import numpy as np
 from segue.errors import ConfigError, DataError
 from segue.tasks.dataset import COLUMNS, D4RL, Dataset, closed, dataset_from_arrays, renamed
 from segue.tasks.formats import disk, npz, own
-from segue.tasks.formats.common import KINDS, PLAIN, GoesOn, Raw, Reading, writing
+from segue.tasks.formats.common import KINDS, PLAIN, GoesOn, Raw, Reading, check_cut, writing
 from segue.tasks.formats.memory import check_fits, fits, pieces_of
 
 if TYPE_CHECKING:
@@ -199,12 +199,9 @@ def read_pieces(
     size = held(found, reading)
     pieces = pieces_of(size) if pieces is None else pieces
     ends = _page(kind).cuts(found, pieces, goes_on) if kind == "d4rl" else []
+    if kind == "d4rl":
+        check_cut(str(found), size, ends)
     if not ends:
-        if kind == "d4rl" and not fits(size):
-            raise DataError(
-                f"{found}: larger than the memory that may be used, and it flags no ends of episodes at which it could "
-                "be cut; add 'terminals' or 'timeouts', or allow more (--memory-limit)"
-            )
         bounds = {"action_low": action_low, "action_high": action_high, "max_episode_steps": max_episode_steps}
         yield read(path, **bounds, reading=reading)
         return

@@ -7,6 +7,7 @@ allocated, and whatever a parser raises ends in one ``DataError``.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import numpy as np
 from segue.errors import ConfigError, DataError, SegueError, nearest
 from segue.files import replacing
 from segue.tasks.dataset import COLUMNS, D4RL, Dataset, check_options
-from segue.tasks.formats.memory import check_fits
+from segue.tasks.formats.memory import check_fits, fits
 
 KINDS = ("segue", "npz", "d4rl", "minari", "ogbench", "table")
 FORMAT = 1  # of our own files: columns as in `Dataset`, actions already in [-1, 1]
@@ -237,6 +238,16 @@ def spaced(ends: np.ndarray, pieces: int, broken: Callable[[int], bool]) -> list
             found.append(row)
     found = [*found[1:-1], rows]  # the last two are one: the rest may be short
     return found if len(found) > 1 else []
+
+
+def check_cut(name: str, size: int, ends: list[int]) -> None:
+    """Raises ``DataError`` where a piece of data of `size` bytes, cut at the row numbers `ends`, does not fit."""
+    share = float(np.diff([0, *ends]).max()) / ends[-1] if ends else 1.0
+    if not fits(math.ceil(share * size)):
+        raise DataError(
+            f"{name}: larger than the memory that may be used, and its recordings are too long to be cut into pieces; "
+            "flag their ends ('terminals', 'timeouts') where that is missing, or allow more (--memory-limit)"
+        )
 
 
 def target(dtype: np.dtype, narrow: bool) -> np.dtype:

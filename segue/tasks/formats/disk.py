@@ -31,7 +31,7 @@ import numpy as np
 from segue.errors import DataError
 from segue.files import size_text
 from segue.tasks.dataset import COLUMNS, Dataset, closed, content_hash, pieces
-from segue.tasks.formats.common import GoesOn, Raw, Reading, checked_info, info_text, parsed_json, spaced
+from segue.tasks.formats.common import GoesOn, Raw, Reading, check_cut, checked_info, info_text, parsed_json, spaced
 from segue.tasks.formats.memory import fits, left_on_disk, memory_limit, pieces_of, stays_on_disk
 
 SUFFIX = ".segue"
@@ -171,11 +171,7 @@ def split(dataset: Dataset, number: int | None = None, goes_on: GoesOn | None = 
         return not goes_on(dataset.obs[before], dataset.next_obs[before], dataset.obs[row : row + 1])[0]
 
     ends = spaced(dataset.terminal | dataset.timeout, number, broken)
-    if not ends and not fits(size):
-        raise DataError(
-            f"{dataset.name}: larger than the memory that may be used, and its recordings are too long to be cut into "
-            "pieces; allow more (--memory-limit)"
-        )
+    check_cut(dataset.name, size, ends)
     past = len(dataset.info.get("transforms", []))
     for start, stop in pairwise([0, *(ends or [dataset.size])]):
         columns = {column: np.array(getattr(dataset, column)[start:stop]) for column in COLUMNS}
