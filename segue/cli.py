@@ -167,9 +167,8 @@ class Run(Choice):
         task, phases, changed = self.resolve(None if self.from_ is None else _source(self.from_, self.seeds[0]))
         settings = Settings(eval_every=self.eval_every, eval_episodes=self.eval_episodes, log_every=self.log_every)
         group = self.out or Path("runs") / f"{self.method}-{task.name.replace('/', '-').replace(':', '-')}"
-        if not all(
-            (group / f"seed-{seed}" / "config.json").exists() for seed in self.seeds
-        ):  # nothing is left behind of phases that do not fit
+        # nothing is left behind of phases that do not fit
+        if not all((group / f"seed-{seed}" / "config.json").exists() for seed in self.seeds):
             start(self.seeds[0], phases, task.spec, None if task.load_dataset is None else task.dataset)
         folders = []
         cores = 1 if len(self.seeds) > 1 else None

@@ -17,9 +17,6 @@ from segue.tasks.environment import Environment
 mujoco = pytest.importorskip("mujoco")
 
 BODIES = list(antmaze.BODIES)
-TRAINED = pytest.mark.skipif(
-    not locomotion.BODIES["ant"].behaviours.is_file(), reason="the ant's behaviour policies are not there yet"
-)
 
 
 def body(name):
@@ -137,7 +134,6 @@ def test_steering_is_the_policy_itself_along_x_and_equal_on_twins():
         np.testing.assert_allclose(turn.action(steered(turn.observation(obs), 0.3)), action, atol=1e-12)
 
 
-@TRAINED
 def test_the_trained_ant_goes_where_it_is_sent():
     """It drifts to its left, which its reward let it, and may fall; none goes more across than along."""
     env = antmaze.AntMaze("large", starts=((3, 3),))
@@ -507,7 +503,6 @@ def test_catalogue(behaviours):
         tasks.get("antmaze-medium-play")
 
 
-@TRAINED
 @pytest.mark.slow
 def test_the_trained_ant_reaches_the_goal():
     """30 episodes of play data in the U maze: from any corner to any, so a third or so head for the goal first."""

@@ -150,11 +150,11 @@ def between(low: str, high: str) -> str:
     return "" if "nan" in (low, high) else f" [{low}, {high}]"
 
 
-def of_seeds(values: Iterable[float]) -> str:
+def of_seeds(values: Iterable[float], digits: int = 1) -> str:
     """Interquartile mean of one number a seed, and its interval."""
     x = np.array([*values])
-    low, high = stratified_bootstrap(x)
-    return f"{interquartile_mean(x):.1f}{between(f'{low:.1f}', f'{high:.1f}')}"
+    mean, low, high = (f"{y:.{digits}f}" for y in (interquartile_mean(x), *stratified_bootstrap(x)))
+    return mean + between(low, high)
 
 
 def markdown(data: Path, arms: list[str]) -> str:
@@ -176,11 +176,9 @@ def markdown(data: Path, arms: list[str]) -> str:
     lines += ["", f"Return at the end of pre-training (mean return of the data: {mean:.0f}):", ""]
     for arm in arms:
         last = lambda r: [row["return"] for row in r.rows if row["phase"] == "offline" and row["mode"] == "greedy"][-1]
-        returns = np.array([last(r) for r in records(data, arm)])
-        low, high = stratified_bootstrap(returns)
+        returns = [last(r) for r in records(data, arm)]
         each = ", ".join(f"{x:.0f}" for x in returns)
-        interval = between(f"{low:.0f}", f"{high:.0f}")
-        lines.append(f"- {arm}: {interquartile_mean(returns):.0f}{interval} (per seed {each})")
+        lines.append(f"- {arm}: {of_seeds(returns, 0)} (per seed {each})")
     lines += ["", "Settings other than the recipe's:", ""]
     for arm in arms:
         changed = records(data, arm)[0].config["overrides"]
